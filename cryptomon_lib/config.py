@@ -1,0 +1,315 @@
+"""Settings: `params/base.yaml` and an environment's file become one frozen value.
+
+Owns the project's folder (`home`), the precedence flag, environment, file, and the wording of every
+settings error. No other module reads the process environment.
+"""
+
+import difflib
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+import yaml
+
+from cryptomon_lib.errors import ConfigError
+
+PREFIX = "CRYPTOMON_"
+# read from the environment, but not a setting: where the project is, which params file, where to talk
+RESERVED = {"CRYPTOMON_HOME", "CRYPTOMON_ENVIRONMENT", "CRYPTOMON_LOG"}
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Days = Annotated[int, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A group of settings."""
+
+
+class Fetch(Section):
+    """How one call to an exchange behaves."""
+
+    connect_timeout_s: Positive
+    read_timeout_s: Positive
+    attempts: Count
+    backoff_s: NotNegative
+    backoff_max_s: NotNegative
+    retry_after_max_s: NotNegative
+    pause_s: NotNegative
+    body_bytes_max: Count
+    workers: Count
+
+
+class Limits(Section):
+    """How much a run may take."""
+
+    batch_bytes: Count
+    vanished_share_max: Share
+    cell_timeout_s: Count
+    run_timeout_s: Count
+
+
+class Retention(Section):
+    """How many days a thing is kept; 0 is not at all."""
+
+    archive_days: Days
+    quarantine_days: Days
+    runs_days: Days
+
+
+class Athena(Section):
+    """Where Athena runs."""
+
+    database: str
+    workgroup: str
+    region: str
+
+
+class Dashboard(Section):
+    """Where the dashboard is served."""
+
+    port: Port
+
+
+class Settings(Section):
+    """One environment's settings. `params/base.yaml` says what each key means and its unit."""
+
+    environment: str
+    simulated: bool
+    root: str
+    endpoint_url: str | None
+    engine: Literal["duckdb", "athena", "trino"]
+    cadence_s: Count
+    exchanges: tuple[str, ...]
+    hosts: dict[str, str]
+    endpoints: dict[str, tuple[str, ...]]
+    min_markets: Annotated[int, msgspec.Meta(ge=0)]
+    watchlist: tuple[str, ...]
+    fetch: Fetch
+    limits: Limits
+    retention: Retention
+    athena: Athena
+    dashboard: Dashboard
+
+
+def home() -> Path:
+    """The project's folder: CRYPTOMON_HOME, else the first one upwards that holds params/base.yaml."""
+    named = os.environ.get("CRYPTOMON_HOME")
+    if named:
+        if not (Path(named) / "params" / "base.yaml").is_file():
+            raise ConfigError(f"CRYPTOMON_HOME is {named}, which has no params/base.yaml: name the project's folder.")
+        return Path(named).resolve()
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
+        if (folder / "params" / "base.yaml").is_file():
+            return folder
+    raise ConfigError(f"No params/base.yaml in {here} or above: set CRYPTOMON_HOME to the project's folder.")
+
+
+def environments() -> list[str]:
+    """The names that params/<name>.yaml offers, without base and the files that are not settings."""
+    return sorted(
+        path.stem for path in (home() / "params").glob("*.yaml") if "environment" in _read(path)
+    )
+
+
+def load_settings(
+    environment: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The settings of one environment.
+
+    environment: a name in params/; None takes CRYPTOMON_ENVIRONMENT, else local.
+    given: names and values as papermill injects them from `-f file.yaml` (a notebook passes its globals();
+        what is no setting is left alone). One that differs from the file's counts as a flag.
+    flags: settings by name, which win over all.
+
+    Raises ConfigError: names the file or variable, the key, and the nearest known key.
+    """
+    environment = environment or os.environ.get("CRYPTOMON_ENVIRONMENT") or "local"
+    merged = _merge(_params("base"), _own_params(environment))
+    chosen = {
+        key: value
+        for key, value in (given or {}).items()
+        if key in Settings.__struct_fields__ and key != "environment" and _says_otherwise(value, merged.get(key))
+    }
+    for source, values in (
+        ("the environment", _from_environ()),
+        ("a notebook's parameters", chosen),
+        ("a flag", dict(flags or {})),
+    ):
+        _check_keys(values, Settings, source)
+        merged = _merge(merged, values)
+    settings = _convert(merged, f"params/{environment}.yaml")
+    if "://" not in settings.root:
+        settings = msgspec.structs.replace(settings, root=str((home() / settings.root).resolve()))
+    return settings
+
+
+def secret(name: str) -> str:
+    """The value of the environment variable `name`; secrets are named in params, never written there.
+
+    Raises ConfigError: it is not set.
+    """
+    value = os.environ.get(name)
+    if not value:
+        raise ConfigError(f"The environment variable {name} is not set; export it before the run.")
+    return value
+
+
+def _own_params(environment: str) -> dict:
+    path = home() / "params" / f"{environment}.yaml"
+    if not path.is_file() or environment == "base":
+        raise ConfigError(f"No params/{environment}.yaml.{nearest(environment, environments())}")
+    values = _params(environment)
+    named = values.setdefault("environment", environment)
+    if named != environment:
+        raise ConfigError(
+            f"params/{environment}.yaml: environment is {named!r}; it has to be the file's own name, {environment!r}."
+        )
+    return values
+
+
+def _params(name: str) -> dict:
+    values = _read(home() / "params" / f"{name}.yaml")
+    _check_keys(values, Settings, f"params/{name}.yaml")
+    return values
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which the plain loader silently keeps the last."""
+
+
+def _unique_mapping(loader, node):
+    seen = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key.value!r} stands twice", key.start_mark
+            )
+        seen.add(key.value)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def read_yaml(path: Path) -> Any:
+    """The value of a YAML file whose keys are unique.
+
+    Raises ConfigError: no such file, or not YAML; names the line.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path.name} is not valid YAML: {error}") from error
+
+
+def _read(path: Path) -> dict:
+    values = read_yaml(path)
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path.name} holds a {type(values).__name__}; it has to be keys and values.")
+    return values
+
+
+def _from_environ() -> dict:
+    """CRYPTOMON_FETCH__ATTEMPTS=2 as {"fetch": {"attempts": 2}}; values are read as YAML."""
+    values: dict = {}
+    for name in sorted(os.environ):
+        if not name.startswith(PREFIX) or name in RESERVED:
+            continue
+        *sections, key = name.removeprefix(PREFIX).lower().split("__")
+        group = values
+        for section in sections:
+            group = group.setdefault(section, {})
+        group[key] = _parse(name, os.environ[name], key)
+    return values
+
+
+def _parse(name: str, text: str, key: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}={text!r} is not a YAML value: {error}") from error
+    if key in ("exchanges", "watchlist") and isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _check_keys(values: Mapping, struct: type, where: str, path: str = "") -> None:
+    known = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {path}{key}.{nearest(str(key), known)}")
+        if isinstance(known[key], type) and issubclass(known[key], Section):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}: {path}{key} is {value!r}; it has to be keys and values.")
+            _check_keys(value, known[key], where, f"{path}{key}.")
+        else:
+            _check_value(value, known[key], where, f"{path}{key}")
+
+
+def _check_value(value: Any, kind: Any, where: str, key: str) -> None:
+    if not _finite(value):
+        raise ConfigError(f"{where}: {key} is {value!r}; it has to be a finite number.")
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {key} is {value!r}: {_plain(error, kind)}") from error
+
+
+def _plain(error: msgspec.ValidationError, kind: Any) -> str:
+    says = str(error).replace("Expected", "expected").replace("Invalid enum value", "not one of the choices")
+    if get_origin(kind) is Literal:
+        says = f"expected one of {', '.join(map(str, get_args(kind)))}"
+    return f"{says}."
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    return all(map(_finite, value)) if isinstance(value, list | tuple) else True
+
+
+def nearest(name: str, known) -> str:
+    """A sentence that names the closest known name, or all of them."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]}?" if close else f" Known: {', '.join(sorted(known))}."
+
+
+
+
+def _says_otherwise(value: Any, other: Any) -> bool:
+    # None and empty are a parameter's default: "as the params file says"
+    return value not in (None, "", [], (), {}) and (list(value) if isinstance(value, tuple) else value) != other
+
+
+def _merge(below: Mapping, above: Mapping) -> dict:
+    merged = dict(below)
+    for key, value in above.items():
+        # addresses and routes by exchange are one value; only sections are merged key by key
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key not in ("hosts", "endpoints"):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _convert(values: dict, where: str) -> Settings:
+    try:
+        return msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where} (with base.yaml): {error}.") from error

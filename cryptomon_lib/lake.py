@@ -1,0 +1,289 @@
+"""Tables under the root as Delta tables: Parquet files and a log, on disk or on S3.
+
+Owns that rows are written once: every batch carries an id that is recorded with the commit that writes it,
+and every commit of a table also moves one counter, so that of two writers who looked at the same state only
+one gets through; the other looks again. No lock is held anywhere.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import (
+    ColumnProperties,
+    CommitProperties,
+    DeltaTable,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from cryptomon_lib.errors import CommitConflict, StorageError
+from cryptomon_lib.storage import Storage
+from cryptomon_lib.tables import TABLES, schema
+
+log = logging.getLogger(__name__)
+
+# ids are kept so long; what is older is looked for in the table itself
+IDS_KEPT = timedelta(days=30)
+_TURN = "cryptomon-turn"
+_TRIES = 20
+_CONFIGURATION = {
+    "delta.setTransactionRetentionDuration": f"interval {IDS_KEPT.days} days",
+    "delta.logRetentionDuration": "interval 2 days",
+    "delta.checkpointInterval": "60",
+    "delta.deletedFileRetentionDuration": "interval 1 hours",
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are written together or not at all, under an id that no other rows have."""
+
+    id: str
+    rows: pa.Table
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One Parquet file of a table: its full path, its partition, its size and row count."""
+
+    path: str
+    partition: dict[str, str]
+    size: int
+    rows: int
+
+
+class Lake:
+    """The Delta tables under a storage's root, by the names of the data dictionary.
+
+    Raises StorageError from every method when a table cannot be read or written, CommitConflict when other
+    writers committed first at every try.
+    """
+
+    def __init__(self, storage: Storage):
+        self.storage = storage
+        self._options = _storage_options(storage)
+
+    def uri(self, name: str) -> str:
+        """Where the table is."""
+        return f"{self.storage.root}/tables/{name}"
+
+    def open(self, name: str) -> DeltaTable | None:
+        """The table as it is now; None where nothing was written yet."""
+        try:
+            return DeltaTable(self.uri(name), storage_options=self._options)
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            raise _storage_error("open", self.uri(name), error) from error
+
+    def written(self, name: str, ids: Iterable[str]) -> set[str]:
+        """Those of the ids that the table has."""
+        table = self.open(name)
+        return set() if table is None else {id for id in ids if table.transaction_version(id) is not None}
+
+    def append(
+        self,
+        name: str,
+        batches: Sequence[Batch],
+        fresh: Callable[[DeltaTable, pa.Table], pa.Table] | None = None,
+    ) -> dict[str, int]:
+        """Append batches in one commit; those whose id is in already are left out.
+
+        fresh: given the table and the rows about to be written, gives those that it does not have yet;
+            asked again after another writer came first.
+
+        Returns rows per id that this call wrote.
+        """
+        for _ in range(_TRIES):
+            table = self._open_or_create(name)
+            new = [batch for batch in batches if table.transaction_version(batch.id) is None]
+            if not new:
+                return {}
+            try:
+                return self._commit(name, table, new, fresh)
+            except CommitFailedError as error:
+                log.info("%s: another writer came first, looking again (%s)", name, error)
+            except (DeltaError, OSError) as error:
+                raise _storage_error("append to", self.uri(name), error) from error
+        raise CommitConflict(
+            f"{self.uri(name)}: other writers came first {_TRIES} times; run it again when fewer write at once."
+        )
+
+    def replace(self, name: str, rows: pa.Table, predicate: str | None = None) -> None:
+        """Overwrite the table, or only what the predicate (`source = 'kraken' and day = '2026-01-01'`) selects.
+
+        Readers that began before go on with the files they have.
+        """
+        table = self._open_or_create(name)
+        try:
+            write_deltalake(
+                table,
+                rows.cast(schema(name)),
+                mode="overwrite",
+                predicate=predicate,
+                writer_properties=_properties(name),
+            )
+        except CommitFailedError as error:
+            raise CommitConflict(f"{self.uri(name)}: another writer changed what was to be replaced.") from error
+        except (DeltaError, OSError) as error:
+            raise _storage_error("replace", self.uri(name), error) from error
+
+    def compact(self, name: str, predicate: Sequence[tuple[str, str, str]] | None = None) -> dict:
+        """Join the small files of each partition, readers and writers going on; what delta-rs reports of it."""
+        table = self.open(name)
+        if table is None:
+            return {}
+        with _delta_errors("compact", self.uri(name)):
+            return table.optimize.compact(partition_filters=predicate, writer_properties=_properties(name))
+
+    def vacuum(self, name: str, grace: timedelta = timedelta(hours=1)) -> list[str]:
+        """Delete files that no version within the grace period uses; their paths."""
+        table = self.open(name)
+        if table is None:
+            return []
+        with _delta_errors("vacuum", self.uri(name)):
+            hours = max(0, int(grace.total_seconds() // 3600))
+            return table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
+
+    def files(
+        self, name: str, since_day: str | None = None, until_day: str | None = None, table: DeltaTable | None = None
+    ) -> list[DataFile]:
+        """The files that hold a range of days (inclusive, YYYY-MM-DD), exactly as the log names them."""
+        table = table or self.open(name)
+        if table is None:
+            return []
+        actions = pa.table(table.get_add_actions(flatten=True))
+        if since_day and "partition.day" in actions.column_names:
+            actions = actions.filter(pc.greater_equal(actions["partition.day"], since_day))
+        if until_day and "partition.day" in actions.column_names:
+            actions = actions.filter(pc.less_equal(actions["partition.day"], until_day))
+        partitions = TABLES[name].partition_by
+        root = self.uri(name)
+        return [
+            DataFile(
+                path=f"{root}/{row['path']}",
+                partition={column: row[f"partition.{column}"] for column in partitions},
+                size=row["size_bytes"],
+                rows=row["num_records"],
+            )
+            for row in actions.to_pylist()
+        ]
+
+    def missing(self, name: str, table: DeltaTable, rows: pa.Table) -> pa.Table:
+        """Those rows whose key the table does not have: for what has no id of its own, or too old a one.
+
+        Only files that the log says may hold such keys are read, and of them only the key.
+        """
+        if rows.num_rows == 0:
+            return rows
+        key = list(TABLES[name].key)
+        known = self._keys(name, table, rows)
+        return rows if known is None else rows.join(known, keys=key, join_type="left anti").select(rows.column_names)
+
+    def _keys(self, name: str, table: DeltaTable, rows: pa.Table) -> pa.Table | None:
+        described, when = TABLES[name], TABLES[name].day_of
+        actions = pa.table(table.get_add_actions(flatten=True))
+        if actions.num_rows == 0:
+            return None
+        low, high = pc.min(rows[when]), pc.max(rows[when])
+        keep = pc.and_(
+            pc.less_equal(actions[f"min.{when}"], high), pc.greater_equal(actions[f"max.{when}"], low)
+        )
+        for column in described.partition_by:
+            keep = pc.and_(keep, pc.is_in(actions[f"partition.{column}"], value_set=pc.unique(rows[column])))
+        paths = actions.filter(pc.fill_null(keep, True))["path"].to_pylist()
+        pieces = [self._read_key(name, path, described.key) for path in paths]
+        return pa.concat_tables(pieces) if pieces else None
+
+    def _read_key(self, name: str, path: str, key: tuple[str, ...]) -> pa.Table:
+        with self.storage.fs.open(f"{self.uri(name).removeprefix('s3://')}/{path}", "rb") as file:
+            found = pq.ParquetFile(file).read(columns=list(key))
+        return found.cast(pa.schema([schema(name).field(column) for column in key]))
+
+    def _commit(self, name: str, table: DeltaTable, new: Sequence[Batch], fresh) -> dict[str, int]:
+        rows = pa.concat_tables([batch.rows.cast(schema(name)) for batch in new])
+        if fresh is not None:
+            rows = fresh(table, rows)
+        turn = (table.transaction_version(_TURN) or 0) + 1
+        ids = [Transaction(batch.id, 1) for batch in new]
+        write_deltalake(
+            table,
+            rows,
+            mode="append",
+            writer_properties=_properties(name),
+            # no retry inside: it would keep rows that were chosen against an older state
+            commit_properties=CommitProperties(
+                max_commit_retries=0, app_transactions=[*ids, Transaction(_TURN, turn)]
+            ),
+        )
+        return {batch.id: batch.rows.num_rows for batch in new} | {"": rows.num_rows}
+
+    def _open_or_create(self, name: str) -> DeltaTable:
+        table = self.open(name)
+        if table is not None:
+            return table
+        with suppress(CommitFailedError), _delta_errors("create", self.uri(name)):
+            DeltaTable.create(
+                self.uri(name),
+                schema=schema(name),
+                mode="ignore",
+                partition_by=list(TABLES[name].partition_by) or None,
+                configuration=_CONFIGURATION,
+                storage_options=self._options,
+            )
+        return self.open(name)
+
+
+def day_of(moment: datetime) -> str:
+    """The UTC date of a moment as the partition column `day` has it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d")
+
+
+class _delta_errors:
+    """Turns what delta-rs raises, commit conflicts aside, into a StorageError."""
+
+    def __init__(self, verb: str, uri: str):
+        self.verb, self.uri = verb, uri
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, DeltaError | OSError) and not isinstance(error, CommitFailedError):
+            raise _storage_error(self.verb, self.uri, error) from error
+
+
+def _storage_error(verb: str, uri: str, error: Exception) -> StorageError:
+    return StorageError(f"Cannot {verb} {uri}: {type(error).__name__}: {error}. Check the root and its credentials.")
+
+
+def _properties(name: str) -> WriterProperties:
+    # a dictionary pays for repeated text and costs time and space on prices, which hardly repeat
+    texts = {column.name: ColumnProperties(dictionary_enabled=True) for column in TABLES[name].columns if column.type == "text"}
+    return WriterProperties(
+        compression="ZSTD",
+        compression_level=1,
+        default_column_properties=ColumnProperties(dictionary_enabled=False),
+        column_properties=texts,
+    )
+
+
+def _storage_options(storage: Storage) -> dict[str, str] | None:
+    if not storage.is_s3:
+        return None
+    # S3 itself refuses the second writer of a log entry (If-None-Match), so no lock table is needed
+    options = {"conditional_put": "etag"}
+    if storage.endpoint_url:
+        options |= {
+            "endpoint": storage.endpoint_url,
+            "allow_http": "true" if storage.endpoint_url.startswith("http://") else "false",
+        }
+    return options

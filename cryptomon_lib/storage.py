@@ -1,0 +1,195 @@
+"""Objects under one root, a folder or `s3://bucket/prefix`: payloads, notebooks, records.
+
+A key is a relative path with `/`. A put is atomic: readers see the old object, the new one, or none, never
+a half. `create` writes only where nothing is yet, which makes a second run of the same slot harmless.
+"""
+
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import fsspec
+
+from cryptomon_lib.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+_KEY = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[^/\x00-\x1f\\][^\x00-\x1f\\]*")
+# what a put leaves behind when its process is killed; never listed
+_UNFINISHED = ".unfinished-"
+
+
+@dataclass(frozen=True, order=True)
+class Object:
+    """One stored object: its key, its size in bytes, when it was last written (UTC)."""
+
+    key: str
+    size: int
+    modified_at: datetime
+
+
+class Storage:
+    """Objects under one root.
+
+    root: an absolute folder, or s3://bucket/prefix. endpoint_url: an S3-compatible store other than AWS.
+    Raises StorageError from every method when the root cannot be reached, read or written.
+    """
+
+    def __init__(self, root: str, endpoint_url: str | None = None):
+        self.root = root.rstrip("/")
+        self.endpoint_url = endpoint_url
+        self.is_s3 = root.startswith("s3://")
+        if "://" in root and not self.is_s3:
+            raise StorageError(f"root is {root}: a folder or s3://bucket/prefix is known, nothing else.")
+        self._base = self.root.removeprefix("s3://")
+
+    @cached_property
+    def fs(self) -> fsspec.AbstractFileSystem:
+        """The file system beneath; paths in it are `path(key)`."""
+        if not self.is_s3:
+            return fsspec.filesystem("file", use_listings_cache=False)
+        try:
+            # another process' objects must be seen at once, so no listing is kept
+            return fsspec.filesystem(
+                "s3",
+                endpoint_url=self.endpoint_url,
+                use_listings_cache=False,
+                skip_instance_cache=True,
+            )
+        except ImportError as error:
+            raise StorageError(f"root is {self.root}, which needs s3fs: pip install 'cryptomon[aws]'.") from error
+
+    def path(self, key: str) -> str:
+        """Where the object is in the file system.
+
+        Raises StorageError: the key is absolute, climbs with `..`, or holds a control character.
+        """
+        if not _KEY.fullmatch(key):
+            raise StorageError(f"{key!r} is no key: a relative path, without .. and control characters.")
+        return f"{self._base}/{key}"
+
+    def put(self, key: str, body: bytes) -> None:
+        """Write the object, replacing what is there."""
+        with _told("write", self, key):
+            if self.is_s3:
+                self.fs.pipe_file(self.path(key), body)
+            else:
+                _write_local(Path(self.path(key)), body, os.replace)
+
+    def create(self, key: str, body: bytes) -> bool:
+        """Write the object where none is yet; False, and nothing written, where there is one."""
+        with _told("write", self, key):
+            try:
+                if self.is_s3:
+                    self.fs.pipe_file(self.path(key), body, mode="create")
+                else:
+                    _write_local(Path(self.path(key)), body, _link_new)
+            except FileExistsError:
+                return False
+            return True
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes.
+
+        Raises StorageError: there is none.
+        """
+        with _told("read", self, key):
+            return self.fs.cat_file(self.path(key))
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of that key."""
+        with _told("look for", self, key):
+            return self.fs.isfile(self.path(key))
+
+    def list(self, prefix: str) -> list[Object]:
+        """All objects below `prefix/`, by key."""
+        with _told("list", self, prefix):
+            try:
+                found = self.fs.find(self.path(prefix.rstrip("/")), detail=True)
+            except FileNotFoundError:
+                return []
+        start = len(self._base) + 1
+        return sorted(
+            Object(path[start:], entry["size"], _modified(entry))
+            for path, entry in found.items()
+            if _UNFINISHED not in path
+        )
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of what lies directly below `prefix/`, sorted; how a day is found without listing them all."""
+        with _told("list", self, prefix):
+            try:
+                found = self.fs.ls(self.path(prefix.rstrip("/")), detail=False)
+            except FileNotFoundError:
+                return []
+        return sorted(path.rstrip("/").rsplit("/", 1)[1] for path in found if _UNFINISHED not in path)
+
+    def move(self, source: str, target: str) -> None:
+        """Give an object another key. A kill between copy and delete leaves both; moving again mends it."""
+        with _told("move", self, source):
+            if self.is_s3:
+                self.fs.copy(self.path(source), self.path(target))
+                self.fs.rm_file(self.path(source))
+            else:
+                Path(self.path(target)).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(self.path(source), self.path(target))
+
+    def delete(self, key: str) -> None:
+        """Remove the object; nothing happens where there is none."""
+        with _told("delete", self, key):
+            try:
+                self.fs.rm_file(self.path(key))
+            except FileNotFoundError:
+                log.debug("%s was gone already", key)
+
+
+class _told:
+    """Turns what a file system raises into a StorageError that says what was tried, on which object."""
+
+    def __init__(self, verb: str, storage: Storage, key: str):
+        self.verb, self.where = verb, f"{storage.root}/{key}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, FileNotFoundError):
+            raise StorageError(f"Cannot {self.verb} {self.where}: there is no such object.") from error
+        if error is not None and not isinstance(error, StorageError) and _is_storage_fault(error):
+            raise StorageError(
+                f"Cannot {self.verb} {self.where}: {type(error).__name__}: {error}. "
+                "Check the root, its permissions, its credentials and the space left."
+            ) from error
+
+
+def _is_storage_fault(error: BaseException) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("botocore", "aiohttp")
+
+
+def _write_local(path: Path, body: bytes, place: Callable) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(prefix=_UNFINISHED, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        place(unfinished, path)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+
+
+def _link_new(source: str, target: Path) -> None:
+    # a hard link, unlike a rename, fails where the target exists
+    os.link(source, target)
+
+
+def _modified(entry: dict) -> datetime:
+    when = entry.get("LastModified") or entry.get("mtime")
+    return when.astimezone(UTC) if isinstance(when, datetime) else datetime.fromtimestamp(when, UTC)

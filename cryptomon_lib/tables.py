@@ -1,0 +1,265 @@
+"""The data dictionary: every table's columns with type, unit and meaning, its key and its partitions.
+
+What is stored, what the views may rely on and what the documentation shows all come from here. A column's
+type is one of `text`, `number` (64-bit float), `count` (64-bit integer), `time` (UTC, milliseconds kept) or
+`texts` (a list of text).
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import pyarrow as pa
+
+ARROW_TYPES = {
+    "text": pa.string(),
+    "number": pa.float64(),
+    "count": pa.int64(),
+    "time": pa.timestamp("us", tz="UTC"),
+    "texts": pa.list_(pa.string()),
+}
+
+# an amount beyond these is a fault of the feed: recorded ones reach 2.3e13 (price) and 9.2e16 (volume), and
+# one absurd value spoils the sliding sums of every later row
+PRICE_MAX = 1e18
+VOLUME_MAX = 1e24
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, its type (see the module), its unit, what it means."""
+
+    name: str
+    type: str
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: its columns in order, its key, its partition columns."""
+
+    name: str
+    meaning: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    partition_by: tuple[str, ...]
+    # the column whose UTC date is the partition `day`
+    day_of: str | None = None
+
+    @property
+    def column_names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+
+_MARKET = (
+    Column("market_id", "text", "", "source:exchange:symbol; names one market of one exchange for ever"),
+    Column("source", "text", "", "the API that was asked; differs from exchange for an aggregator"),
+    Column("exchange", "text", "", "where the market trades"),
+    Column("symbol", "text", "", "the market's name as the API gives it"),
+    Column("market", "text", "", "BASE-QUOTE in upper case; null where the API does not tell them apart"),
+    Column("base", "text", "", "the currency that is priced"),
+    Column("quote", "text", "", "the currency that prices are in"),
+    Column("kind", "text", "", "spot, perpetual or future"),
+)
+_DAY = Column("day", "text", "YYYY-MM-DD", "UTC date of the row; partition")
+
+_TABLES = (
+    Table(
+        name="ticks",
+        meaning="What an exchange's all-market ticker said of one market at one moment.",
+        columns=(
+            *_MARKET,
+            Column("collected_at", "time", "UTC", "when the answer arrived"),
+            Column("price", "number", "quote", "last trade; null where there was none in 24 h"),
+            Column("bid", "number", "quote", "best bid"),
+            Column("ask", "number", "quote", "best ask"),
+            Column("open_24h", "number", "quote", "price 24 h ago, where the API gives it"),
+            Column("high_24h", "number", "quote", "highest trade of the last 24 h"),
+            Column("low_24h", "number", "quote", "lowest trade of the last 24 h"),
+            Column("change_24h", "number", "quote", "price now less price 24 h ago"),
+            Column("change_24h_pct", "number", "percent", "the same, of the price 24 h ago"),
+            Column("volume_24h", "number", "base", "traded in the last 24 h, rolling; not the minute's volume"),
+            Column("quote_volume_24h", "number", "quote", "the same in quote currency; null where not given"),
+            Column("volume_today", "number", "base", "traded since 00:00 UTC, where the API counts so"),
+            Column("exchange_at", "time", "UTC", "the exchange's own time of the row, where it gives one"),
+            _DAY,
+        ),
+        key=("market_id", "collected_at"),
+        partition_by=("source", "day"),
+        day_of="collected_at",
+    ),
+    Table(
+        name="candles",
+        meaning="Open, high, low, close and volume of one closed interval of one market.",
+        columns=(
+            *_MARKET,
+            Column("interval_s", "count", "s", "length of the interval; 60"),
+            Column("opened_at", "time", "UTC", "start of the interval"),
+            Column("open", "number", "quote", "first trade"),
+            Column("high", "number", "quote", "highest trade"),
+            Column("low", "number", "quote", "lowest trade"),
+            Column("close", "number", "quote", "last trade"),
+            Column("volume", "number", "base", "traded in the interval"),
+            Column("quote_volume", "number", "quote", "the same in quote currency; null where not given"),
+            Column("trades", "count", "", "number of trades; null where not given"),
+            Column("collected_at", "time", "UTC", "when the answer arrived"),
+            Column("origin", "text", "", "live or backfill"),
+            _DAY,
+        ),
+        key=("market_id", "interval_s", "opened_at"),
+        partition_by=("source", "day"),
+        day_of="opened_at",
+    ),
+    Table(
+        name="rollups_1h",
+        meaning="Partial aggregates of one measure of one market over one hour; they merge to any longer window.",
+        columns=(
+            Column("market_id", "text", "", "see ticks"),
+            Column("measure", "text", "", "see the view measures"),
+            Column("hour_at", "time", "UTC", "start of the hour"),
+            Column("samples", "count", "", "values that are not null"),
+            Column("expected", "count", "", "values at one a cadence"),
+            Column("mean", "number", "of the measure", "average"),
+            Column("m2", "number", "squared", "sum of squared deviations from the mean"),
+            Column("min", "number", "of the measure", "smallest"),
+            Column("max", "number", "of the measure", "largest"),
+            Column("first", "number", "of the measure", "earliest"),
+            Column("last", "number", "of the measure", "latest"),
+            _DAY,
+        ),
+        key=("market_id", "measure", "hour_at"),
+        partition_by=("day",),
+        day_of="hour_at",
+    ),
+    Table(
+        name="latest",
+        meaning="The newest tick of each market with its metrics of now; replaced at each tick.",
+        columns=(
+            *_MARKET,
+            Column("collected_at", "time", "UTC", "when the answer arrived"),
+            Column("price", "number", "quote", "last trade"),
+            Column("bid", "number", "quote", "best bid"),
+            Column("ask", "number", "quote", "best ask"),
+            Column("change_24h_pct", "number", "percent", "change over 24 h"),
+            Column("volume_24h", "number", "base", "traded in the last 24 h"),
+            Column("quote_volume_24h", "number", "quote", "the same in quote currency"),
+            Column("volume_1m", "number", "base", "traded in the newest minute"),
+        ),
+        key=("market_id",),
+        partition_by=(),
+    ),
+    Table(
+        name="alerts",
+        meaning="A transition of an alert: pending, firing or resolved.",
+        columns=(
+            Column("alert_id", "text", "", "of rule, market_id and started_at"),
+            Column("state", "text", "", "pending, firing or resolved"),
+            Column("at", "time", "UTC", "the minute that made the transition"),
+            Column("rule", "text", "", "the rule's name"),
+            Column("market_id", "text", "", "see ticks"),
+            Column("measure", "text", "", "see the view measures"),
+            Column("value", "number", "of the measure", "what it was"),
+            Column("threshold", "number", "of the measure", "what it was held against"),
+            Column("severity", "text", "", "info, warning or critical"),
+            Column("started_at", "time", "UTC", "when the condition first held"),
+            Column("evaluated_at", "time", "UTC", "when it was computed"),
+            _DAY,
+        ),
+        key=("alert_id", "state", "at"),
+        partition_by=("day",),
+        day_of="at",
+    ),
+    Table(
+        name="notices",
+        meaning="What was sent to whom, and how often it was tried.",
+        columns=(
+            Column("notice_id", "text", "", "idempotency id, the same at every attempt"),
+            Column("state", "text", "", "queued, sent, failed or parked"),
+            Column("at", "time", "UTC", "when it came to that state"),
+            Column("user", "text", "", "whom it is for"),
+            Column("receiver", "text", "", "the channel"),
+            Column("alert_ids", "texts", "", "the alerts it tells of"),
+            Column("attempts", "count", "", "tries so far"),
+            Column("reason", "text", "", "why it failed or was parked"),
+            _DAY,
+        ),
+        key=("notice_id", "state", "at"),
+        partition_by=("day",),
+        day_of="at",
+    ),
+    Table(
+        name="holes",
+        meaning="Minutes that are missing, and whether they could be filled.",
+        columns=(
+            Column("subject", "text", "", "a market_id, or a source"),
+            Column("from_at", "time", "UTC", "first missing minute"),
+            Column("to_at", "time", "UTC", "last missing minute"),
+            Column("minutes", "count", "", "how many"),
+            Column("state", "text", "", "open, filled or unfillable"),
+            Column("reason", "text", "", "why it is open or cannot be filled"),
+        ),
+        key=("subject", "from_at", "to_at"),
+        partition_by=(),
+    ),
+    Table(
+        name="findings",
+        meaning="What a check of the data found.",
+        columns=(
+            Column("check", "text", "", "the check's name"),
+            Column("subject", "text", "", "what it looked at"),
+            Column("at", "time", "UTC", "when"),
+            Column("severity", "text", "", "info, warning or critical"),
+            Column("says", "text", "", "what, where, what to do"),
+            _DAY,
+        ),
+        key=("check", "subject", "at"),
+        partition_by=("day",),
+        day_of="at",
+    ),
+)
+TABLES = {table.name: table for table in _TABLES}
+
+# columns that a view of this name promises; more may be added, none taken away
+CONTRACTS = {
+    "measures": ("market_id", "measure", "at", "value"),
+    "volume_1m": ("market_id", "at", "volume", "origin"),
+    "trailing_1h": ("market_id", "measure", "at", "value", "average_1h", "ratio_1h", "samples", "expected"),
+    "spikes": ("market_id", "measure", "at", "value", "average_1h", "ratio_1h", "samples", "expected"),
+    "rank_24h": (
+        "market_id",
+        "measure",
+        "stddev_24h",
+        "rank_24h",
+        "rank_24h_in_quote",
+        "cv_24h",
+        "samples",
+        "expected",
+    ),
+    **{
+        f"candles_{length}": ("market_id", "opened_at", "open", "high", "low", "close", "volume", "samples", "expected")
+        for length in ("1m", "5m", "1h", "1d")
+    },
+    "market_summaries": (
+        "price_last",
+        "price_high",
+        "price_low",
+        "price_change_percentage",
+        "price_change_absolute",
+        "volume",
+        "volumequote",
+        "market",
+        "asset",
+        "created_at",
+    ),
+}
+
+
+@cache
+def schema(name: str) -> pa.Schema:
+    """The Arrow schema of a table, its key not nullable in meaning, its columns in the dictionary's order."""
+    return pa.schema([(column.name, ARROW_TYPES[column.type]) for column in TABLES[name].columns])
+
+
+def empty(name: str) -> pa.Table:
+    """A table of that name with no rows."""
+    return schema(name).empty_table()
