@@ -103,7 +103,9 @@ def home() -> Path:
     named = os.environ.get("CRYPTOMON_HOME")
     if named:
         if not (Path(named) / "params" / "base.yaml").is_file():
-            raise ConfigError(f"CRYPTOMON_HOME is {named}, which has no params/base.yaml: name the project's folder.")
+            raise ConfigError(
+                f"CRYPTOMON_HOME is {named}, which has no params/base.yaml: name the project's folder."
+            )
         return Path(named).resolve()
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
@@ -114,9 +116,7 @@ def home() -> Path:
 
 def environments() -> list[str]:
     """The names that params/<name>.yaml offers, without base and the files that are not settings."""
-    return sorted(
-        path.stem for path in (home() / "params").glob("*.yaml") if "environment" in _read(path)
-    )
+    return sorted(path.stem for path in (home() / "params").glob("*.yaml") if "environment" in _read(path))
 
 
 def load_settings(
@@ -138,7 +138,9 @@ def load_settings(
     chosen = {
         key: value
         for key, value in (given or {}).items()
-        if key in Settings.__struct_fields__ and key != "environment" and _says_otherwise(value, merged.get(key))
+        if key in Settings.__struct_fields__
+        and key != "environment"
+        and _says_otherwise(value, merged.get(key))
     }
     for source, values in (
         ("the environment", _from_environ()),
@@ -290,18 +292,22 @@ def nearest(name: str, known) -> str:
     return f" Did you mean {close[0]}?" if close else f" Known: {', '.join(sorted(known))}."
 
 
-
-
 def _says_otherwise(value: Any, other: Any) -> bool:
     # None and empty are a parameter's default: "as the params file says"
-    return value not in (None, "", [], (), {}) and (list(value) if isinstance(value, tuple) else value) != other
+    return (
+        value not in (None, "", [], (), {}) and (list(value) if isinstance(value, tuple) else value) != other
+    )
 
 
 def _merge(below: Mapping, above: Mapping) -> dict:
     merged = dict(below)
     for key, value in above.items():
         # addresses and routes by exchange are one value; only sections are merged key by key
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key not in ("hosts", "endpoints"):
+        if (
+            isinstance(value, Mapping)
+            and isinstance(merged.get(key), Mapping)
+            and key not in ("hosts", "endpoints")
+        ):
             merged[key] = _merge(merged[key], value)
         else:
             merged[key] = value

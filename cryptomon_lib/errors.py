@@ -1,33 +1,33 @@
 """Every error that cryptomon raises on purpose. A message says what happened, where, and what to do.
 
-    CryptomonError                      exit code 1
-    ├── ConfigError                     2   params, flags, environment
-    ├── ParameterError                  2   a notebook's parameters
-    ├── StorageError                    3   the root cannot be read or written
-    │   └── CommitConflict              3   other writers kept winning
-    ├── FetchError                      4   one call to one exchange; carries exchange, url, status, head
-    │   ├── Unreachable                     no answer: refused, timed out, connection lost
-    │   ├── BadStatus                       an HTTP status that is not success
-    │   │   ├── RateLimited                 429, 418: slow down; carries retry_after_s
-    │   │   └── Forbidden                   401, 403, 451: not from here, or not without a key
-    │   ├── RedirectRefused                 sent to another host
-    │   ├── BodyTooLarge                    more bytes than the limit
-    │   ├── NotJSON                         HTML or text where JSON was due
-    │   ├── TruncatedBody                   JSON that ends in the middle
-    │   ├── EmptyBody                       nothing, null, [] or {}
-    │   └── ExchangeRefused                 the exchange's own error body, whatever the status
-    ├── CollectError                    4   no exchange gave a payload
-    ├── PayloadError                    5   a payload that cannot be flattened
-    ├── AccountingError                 5   rows in are not rows written plus rows rejected
-    ├── MetricError                     6   a view that cannot be used
-    │   └── QueryError                  6   SQL that an engine refused
-    ├── UnknownMarket                   6   no market of that name, or several
-    ├── RunError                        1   a notebook run
-    │   ├── NotebookFailed              1   a cell raised
-    │   ├── RunTimeout                  124 it took longer than it may
-    │   ├── RunStopped                  143 asked to end (SIGTERM; 130 for SIGINT)
-    │   └── AlreadyRunning              75  another run of the same job holds the lock
-    └── SimulatorError                  1   the simulated exchange
+CryptomonError                      exit code 1
+├── ConfigError                     2   params, flags, environment
+├── ParameterError                  2   a notebook's parameters
+├── StorageError                    3   the root cannot be read or written
+│   └── CommitConflict              3   other writers kept winning
+├── FetchError                      4   one call to one exchange; carries exchange, url, status, head
+│   ├── Unreachable                     no answer: refused, timed out, connection lost
+│   ├── BadStatus                       an HTTP status that is not success
+│   │   ├── RateLimited                 429, 418: slow down; carries retry_after_s
+│   │   └── Forbidden                   401, 403, 451: not from here, or not without a key
+│   ├── RedirectRefused                 sent to another host
+│   ├── BodyTooLarge                    more bytes than the limit
+│   ├── NotJSON                         HTML or text where JSON was due
+│   ├── TruncatedBody                   JSON that ends in the middle
+│   ├── EmptyBody                       nothing, null, [] or {}
+│   └── ExchangeRefused                 the exchange's own error body, whatever the status
+├── CollectError                    4   no exchange gave a payload
+├── PayloadError                    5   a payload that cannot be flattened
+├── AccountingError                 5   rows in are not rows written plus rows rejected
+├── MetricError                     6   a view that cannot be used
+│   └── QueryError                  6   SQL that an engine refused
+├── UnknownMarket                   6   no market of that name, or several
+├── RunError                        1   a notebook run
+│   ├── NotebookFailed              1   a cell raised
+│   ├── RunTimeout                  124 it took longer than it may
+│   ├── RunStopped                  143 asked to end (SIGTERM; 130 for SIGINT)
+│   └── AlreadyRunning              75  another run of the same job holds the lock
+└── SimulatorError                  1   the simulated exchange
 """
 
 

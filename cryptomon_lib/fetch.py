@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 
 USER_AGENT = "cryptomon/0.1 (market data monitor)"
 _SECRET = re.compile(r"(?i)([?&](?:[^=&]*(?:key|token|secret|signature|sign|password|auth)[^=&]*)=)[^&#]*")
-_LIMIT_HEADERS = re.compile(r"(?i)^(x-mbx-used-weight.*|x-ratelimit.*|ratelimit.*|retry-after|x-sapi-used.*|gw-ratelimit.*)$")
+_LIMIT_HEADERS = re.compile(
+    r"(?i)^(x-mbx-used-weight.*|x-ratelimit.*|ratelimit.*|retry-after|x-sapi-used.*|gw-ratelimit.*)$"
+)
 _BLANKS = b" \t\r\n"
 _REDIRECTS_MAX = 3
 
@@ -89,7 +91,9 @@ class Fetcher:
         Raises FetchError, always one of its kinds (see cryptomon_lib.errors), that of the last try.
         """
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, FetchError) and error.retryable),
+            retry=tenacity.retry_if_exception(
+                lambda error: isinstance(error, FetchError) and error.retryable
+            ),
             stop=self._stop,
             wait=self._wait,
             sleep=self._sleep,
@@ -126,10 +130,14 @@ class Fetcher:
         except requests.exceptions.ContentDecodingError as error:
             raise TruncatedBody("the compressed body is broken", exchange=exchange, url=shown) from error
         except requests.exceptions.ChunkedEncodingError as error:
-            raise TruncatedBody("the connection ended in the middle of the body", exchange=exchange, url=shown) from error
+            raise TruncatedBody(
+                "the connection ended in the middle of the body", exchange=exchange, url=shown
+            ) from error
         except requests.exceptions.Timeout as error:
             waited = f"{self.settings.connect_timeout_s:g} s to connect, {self.settings.read_timeout_s:g} s to read"
-            raise Unreachable(f"no answer within the time limits ({waited})", exchange=exchange, url=shown) from error
+            raise Unreachable(
+                f"no answer within the time limits ({waited})", exchange=exchange, url=shown
+            ) from error
         except requests.exceptions.RequestException as error:
             says = f"no connection ({without_secrets(str(error))[:200]})"
             raise Unreachable(says, exchange=exchange, url=shown) from error
@@ -171,7 +179,9 @@ class Fetcher:
         # a session is not safe to share between threads
         if not hasattr(self._sessions, "session"):
             session = requests.Session()
-            session.headers.update({"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip"})
+            session.headers.update(
+                {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip"}
+            )
             self._sessions.session = session
         return self._sessions.session
 
@@ -190,16 +200,22 @@ class Fetcher:
                 )
             # the read timeout is per packet: a body that drips would otherwise hold the run for ever
             if self._clock() - started > 4 * self.settings.read_timeout_s:
-                raise Unreachable("the body takes too long", exchange=exchange, url=shown, status=response.status_code)
+                raise Unreachable(
+                    "the body takes too long", exchange=exchange, url=shown, status=response.status_code
+                )
             chunks.append(chunk)
         body = b"".join(chunks)
         collected_at = self._now()
-        limits = {name.lower(): value for name, value in response.headers.items() if _LIMIT_HEADERS.match(name)}
+        limits = {
+            name.lower(): value for name, value in response.headers.items() if _LIMIT_HEADERS.match(name)
+        }
         self._check_status(response, exchange, shown, body, refused)
         check_body(body, exchange=exchange, url=shown, status=response.status_code, refused=refused)
         return Answer(body, collected_at, response.status_code, limits)
 
-    def _check_status(self, response: requests.Response, exchange: str, shown: str, body: bytes, refused) -> None:
+    def _check_status(
+        self, response: requests.Response, exchange: str, shown: str, body: bytes, refused
+    ) -> None:
         status = response.status_code
         if status == 200:
             return
@@ -239,7 +255,12 @@ def check_body(
         says = None
     if says:
         error = ExchangeRefused(f"the exchange refused: {says}", **where)
-        error.busy = bool(re.search(r"(?i)busy|unavailable|too many|too_fast|rate.?limit|maintenance|time.?out|server.?error|internal", says))
+        error.busy = bool(
+            re.search(
+                r"(?i)busy|unavailable|too many|too_fast|rate.?limit|maintenance|time.?out|server.?error|internal",
+                says,
+            )
+        )
         raise error
     _check_complete(text, where)
 

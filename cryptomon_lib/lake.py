@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -132,7 +132,9 @@ class Lake:
                 writer_properties=_properties(name),
             )
         except CommitFailedError as error:
-            raise CommitConflict(f"{self.uri(name)}: another writer changed what was to be replaced.") from error
+            raise CommitConflict(
+                f"{self.uri(name)}: another writer changed what was to be replaced."
+            ) from error
         except (DeltaError, OSError) as error:
             raise _storage_error("replace", self.uri(name), error) from error
 
@@ -154,7 +156,11 @@ class Lake:
             return table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
 
     def files(
-        self, name: str, since_day: str | None = None, until_day: str | None = None, table: DeltaTable | None = None
+        self,
+        name: str,
+        since_day: str | None = None,
+        until_day: str | None = None,
+        table: DeltaTable | None = None,
     ) -> list[DataFile]:
         """The files that hold a range of days (inclusive, YYYY-MM-DD), exactly as the log names them."""
         table = table or self.open(name)
@@ -186,7 +192,11 @@ class Lake:
             return rows
         key = list(TABLES[name].key)
         known = self._keys(name, table, rows)
-        return rows if known is None else rows.join(known, keys=key, join_type="left anti").select(rows.column_names)
+        return (
+            rows
+            if known is None
+            else rows.join(known, keys=key, join_type="left anti").select(rows.column_names)
+        )
 
     def _keys(self, name: str, table: DeltaTable, rows: pa.Table) -> pa.Table | None:
         described, when = TABLES[name], TABLES[name].day_of
@@ -242,11 +252,6 @@ class Lake:
         return self.open(name)
 
 
-def day_of(moment: datetime) -> str:
-    """The UTC date of a moment as the partition column `day` has it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%d")
-
-
 class _delta_errors:
     """Turns what delta-rs raises, commit conflicts aside, into a StorageError."""
 
@@ -262,12 +267,18 @@ class _delta_errors:
 
 
 def _storage_error(verb: str, uri: str, error: Exception) -> StorageError:
-    return StorageError(f"Cannot {verb} {uri}: {type(error).__name__}: {error}. Check the root and its credentials.")
+    return StorageError(
+        f"Cannot {verb} {uri}: {type(error).__name__}: {error}. Check the root and its credentials."
+    )
 
 
 def _properties(name: str) -> WriterProperties:
     # a dictionary pays for repeated text and costs time and space on prices, which hardly repeat
-    texts = {column.name: ColumnProperties(dictionary_enabled=True) for column in TABLES[name].columns if column.type == "text"}
+    texts = {
+        column.name: ColumnProperties(dictionary_enabled=True)
+        for column in TABLES[name].columns
+        if column.type == "text"
+    }
     return WriterProperties(
         compression="ZSTD",
         compression_level=1,

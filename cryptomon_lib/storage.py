@@ -63,7 +63,9 @@ class Storage:
                 skip_instance_cache=True,
             )
         except ImportError as error:
-            raise StorageError(f"root is {self.root}, which needs s3fs: pip install 'cryptomon[aws]'.") from error
+            raise StorageError(
+                f"root is {self.root}, which needs s3fs: pip install 'cryptomon[aws]'."
+            ) from error
 
     def path(self, key: str) -> str:
         """Where the object is in the file system.
@@ -107,7 +109,7 @@ class Storage:
         with _told("look for", self, key):
             return self.fs.isfile(self.path(key))
 
-    def list(self, prefix: str) -> list[Object]:
+    def objects(self, prefix: str) -> list[Object]:
         """All objects below `prefix/`, by key."""
         with _told("list", self, prefix):
             try:
@@ -138,7 +140,7 @@ class Storage:
                 self.fs.rm_file(self.path(source))
             else:
                 Path(self.path(target)).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(self.path(source), self.path(target))
+                Path(self.path(source)).replace(self.path(target))
 
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens where there is none."""

@@ -6,6 +6,7 @@ type is one of `text`, `number` (64-bit float), `count` (64-bit integer), `time`
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 
 import pyarrow as pa
@@ -78,7 +79,9 @@ _TABLES = (
             Column("low_24h", "number", "quote", "lowest trade of the last 24 h"),
             Column("change_24h", "number", "quote", "price now less price 24 h ago"),
             Column("change_24h_pct", "number", "percent", "the same, of the price 24 h ago"),
-            Column("volume_24h", "number", "base", "traded in the last 24 h, rolling; not the minute's volume"),
+            Column(
+                "volume_24h", "number", "base", "traded in the last 24 h, rolling; not the minute's volume"
+            ),
             Column("quote_volume_24h", "number", "quote", "the same in quote currency; null where not given"),
             Column("volume_today", "number", "base", "traded since 00:00 UTC, where the API counts so"),
             Column("exchange_at", "time", "UTC", "the exchange's own time of the row, where it gives one"),
@@ -236,7 +239,17 @@ CONTRACTS = {
         "expected",
     ),
     **{
-        f"candles_{length}": ("market_id", "opened_at", "open", "high", "low", "close", "volume", "samples", "expected")
+        f"candles_{length}": (
+            "market_id",
+            "opened_at",
+            "open",
+            "high",
+            "low",
+            "close",
+            "volume",
+            "samples",
+            "expected",
+        )
         for length in ("1m", "5m", "1h", "1d")
     },
     "market_summaries": (
@@ -263,3 +276,8 @@ def schema(name: str) -> pa.Schema:
 def empty(name: str) -> pa.Table:
     """A table of that name with no rows."""
     return schema(name).empty_table()
+
+
+def day_of(moment: datetime) -> str:
+    """The UTC date of a moment as the partition column `day` has it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d")

@@ -1,0 +1,129 @@
+"""Binance spot, from the market-data host that answers where api.binance.com does not.
+
+Source: developers.binance.com, Spot, Market Data endpoints. Symbols are joined without a separator, so base
+and quote come from exchangeInfo. Dead markets stay listed with zeros and a stale closeTime.
+"""
+
+from datetime import datetime
+from typing import Generic, TypeVar
+
+import msgspec
+
+from cryptomon_lib.payloads import Request
+from cryptomon_lib.shape import Columns, Instrument, Number, Rows
+
+HOST = "data-api.binance.vision"
+TICKERS = "/api/v3/ticker/24hr"
+CANDLES = "/api/v3/klines"
+INSTRUMENTS = "/api/v3/exchangeInfo"
+SPLIT_BY_INSTRUMENTS = True
+CANDLES_MAX = 1000
+
+T = TypeVar("T")
+
+
+class _Ticker(msgspec.Struct):
+    symbol: str
+    lastPrice: Number = None
+    bidPrice: Number = None
+    askPrice: Number = None
+    openPrice: Number = None
+    highPrice: Number = None
+    lowPrice: Number = None
+    priceChange: Number = None
+    priceChangePercent: Number = None
+    volume: Number = None
+    quoteVolume: Number = None
+    closeTime: Number = None
+
+
+class _Symbol(msgspec.Struct):
+    symbol: str
+    baseAsset: str
+    quoteAsset: str
+    status: str = "TRADING"
+
+
+class _Info(msgspec.Struct, Generic[T]):
+    symbols: list[T]
+
+
+class _Refusal(msgspec.Struct):
+    code: int | None = None
+    msg: str | None = None
+
+
+_TICKERS = Rows(_Ticker, lambda row: list[row])
+_SYMBOLS = Rows(_Symbol, lambda row: _Info[row], lambda body: body.symbols)
+# opened ms, open, high, low, close, volume, closes ms, quote volume, trades, and three that are not kept
+_CANDLES = msgspec.json.Decoder(
+    list[tuple[float, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number]]
+)
+_REFUSAL = msgspec.json.Decoder(_Refusal)
+
+
+def refused(body: bytes) -> str | None:
+    """Binance says what is wrong in `code` and `msg`."""
+    if body.lstrip()[:1] != b"{":
+        return None
+    says = _REFUSAL.decode(body)
+    return f"{says.code} {says.msg}" if says.msg is not None and says.code is not None else says.msg
+
+
+def flatten_tickers(body: bytes) -> tuple[Columns, list]:
+    """Columns of all symbols, one entry per symbol."""
+    _, rows, rejected = _TICKERS.decode(body)
+    return {
+        "symbol": [row.symbol for row in rows],
+        "price": [row.lastPrice for row in rows],
+        "bid": [row.bidPrice for row in rows],
+        "ask": [row.askPrice for row in rows],
+        "open_24h": [row.openPrice for row in rows],
+        "high_24h": [row.highPrice for row in rows],
+        "low_24h": [row.lowPrice for row in rows],
+        "change_24h": [row.priceChange for row in rows],
+        "change_24h_pct": [row.priceChangePercent for row in rows],
+        "volume_24h": [row.volume for row in rows],
+        "quote_volume_24h": [row.quoteVolume for row in rows],
+        "exchange_at": [row.closeTime for row in rows],
+    }, rejected
+
+
+def read_instruments(body: bytes) -> list[Instrument]:
+    """All symbols, those that trade no more too: history names them."""
+    _, rows, _ = _SYMBOLS.decode(body)
+    return [
+        Instrument(row.symbol, row.baseAsset, row.quoteAsset, trading=row.status == "TRADING") for row in rows
+    ]
+
+
+def candles_request(instrument: Instrument, since: datetime, until: datetime) -> Request:
+    """One symbol's candles that opened since a moment, at most 1,000."""
+    minutes = int((until - since).total_seconds() // 60) + 1
+    return Request(
+        "binance",
+        "candles",
+        HOST,
+        CANDLES,
+        query=(("symbol", instrument.symbol), ("interval", "1m")),
+        window=(("startTime", str(int(since.timestamp() * 1000))), ("limit", str(min(minutes, CANDLES_MAX)))),
+        symbol=instrument.symbol,
+    )
+
+
+def flatten_candles(body: bytes) -> tuple[Columns, list]:
+    """Columns of one symbol's candles, in the order that they opened."""
+    rows = _CANDLES.decode(body)
+    opened, opening, high, low, close, volume, _, quote_volume, trades, *_ = (
+        zip(*rows, strict=True) if rows else ((),) * 12
+    )
+    return {
+        "opened_at_ms": opened,
+        "open": opening,
+        "high": high,
+        "low": low,
+        "close": close,
+        "volume": volume,
+        "quote_volume": quote_volume,
+        "trades": trades,
+    }, []

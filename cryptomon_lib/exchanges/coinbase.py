@@ -1,0 +1,80 @@
+"""Coinbase Exchange spot. Source: docs.cdp.coinbase.com/exchange, Products.
+
+`products/stats` brings all products; a delisted one is absent. There is no quote volume and no time of the
+exchange's own; the 24 h change follows from the open.
+"""
+
+import msgspec
+
+from cryptomon_lib.shape import Columns, Instrument, Number, Rows
+
+HOST = "api.exchange.coinbase.com"
+TICKERS = "/products/stats"
+INSTRUMENTS = "/products"
+
+
+class _Day(msgspec.Struct):
+    open: Number = None
+    high: Number = None
+    low: Number = None
+    last: Number = None
+    volume: Number = None
+
+
+class _Stats(msgspec.Struct):
+    stats_24hour: _Day | None = None
+
+
+class _Product(msgspec.Struct):
+    id: str
+    base_currency: str
+    quote_currency: str
+    status: str = "online"
+
+
+class _Refusal(msgspec.Struct):
+    message: str | None = None
+
+
+_STATS = Rows(_Stats, lambda row: dict[str, row])
+_PRODUCTS = Rows(_Product, lambda row: list[row])
+_REFUSAL = msgspec.json.Decoder(_Refusal)
+
+
+def refused(body: bytes) -> str | None:
+    """Coinbase says what is wrong in `message`."""
+    return _REFUSAL.decode(body).message if body.lstrip()[:1] == b"{" else None
+
+
+def flatten_tickers(body: bytes) -> tuple[Columns, list]:
+    """Columns of all products, one entry per product."""
+    names, rows, rejected = _STATS.decode(body)
+    pairs = [split(name) for name in names]
+    days = [row.stats_24hour or _Day() for row in rows]
+    return {
+        "symbol": names,
+        "base": [base for base, _ in pairs],
+        "quote": [quote for _, quote in pairs],
+        "price": [day.last for day in days],
+        "open_24h": [day.open for day in days],
+        "high_24h": [day.high for day in days],
+        "low_24h": [day.low for day in days],
+        "volume_24h": [day.volume for day in days],
+    }, rejected
+
+
+def split(symbol: str) -> tuple[str | None, str | None]:
+    """Base and quote of `BASE-QUOTE`; None, None where it is not of that form."""
+    base, dash, quote = symbol.partition("-")
+    return (base.upper(), quote.upper()) if base and dash and quote else (None, None)
+
+
+def read_instruments(body: bytes) -> list[Instrument]:
+    """All products."""
+    _, rows, _ = _PRODUCTS.decode(body)
+    return [
+        Instrument(
+            row.id, row.base_currency.upper(), row.quote_currency.upper(), trading=row.status == "online"
+        )
+        for row in rows
+    ]

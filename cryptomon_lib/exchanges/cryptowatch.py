@@ -1,0 +1,105 @@
+"""Cryptowatch, by replay: the service closed in September 2023, its format and its recordings live on.
+
+An aggregator: keys are `exchange:pair`, pairs are joined in lower case, derivatives carry a dashed suffix.
+`change.percentage` is a fraction. There is no bid, no ask and no time.
+"""
+
+from typing import Generic, TypeVar
+
+import msgspec
+
+from cryptomon_lib.shape import Columns, Instrument, Number, Rows, numbers
+
+HOST = "api.cryptowat.ch"
+TICKERS = "/markets/summaries"
+INSTRUMENTS = "/pairs"
+SPLIT_BY_INSTRUMENTS = True
+
+T = TypeVar("T")
+
+
+class _Envelope(msgspec.Struct, Generic[T]):
+    result: dict[str, T]
+
+
+class _Listed(msgspec.Struct, Generic[T]):
+    result: list[T]
+
+
+class _Change(msgspec.Struct):
+    absolute: Number = None
+    percentage: Number = None
+
+
+class _Price(msgspec.Struct):
+    last: Number = None
+    high: Number = None
+    low: Number = None
+    change: _Change = msgspec.field(default_factory=_Change)
+
+
+class _Summary(msgspec.Struct):
+    price: _Price
+    volume: Number = None
+    volumeQuote: Number = None
+
+
+class _Currency(msgspec.Struct):
+    symbol: str
+
+
+class _Pair(msgspec.Struct):
+    symbol: str
+    base: _Currency
+    quote: _Currency
+
+
+class _Refusal(msgspec.Struct):
+    error: str | None = None
+
+
+_SUMMARIES = Rows(_Summary, lambda row: _Envelope[row], lambda body: body.result)
+_PAIRS = Rows(_Pair, lambda row: _Listed[row], lambda body: body.result)
+_REFUSAL = msgspec.json.Decoder(_Refusal)
+
+
+def refused(body: bytes) -> str | None:
+    """Cryptowatch says what is wrong in `error`."""
+    return _REFUSAL.decode(body).error
+
+
+def flatten_tickers(body: bytes) -> tuple[Columns, list]:
+    """Columns of all markets of all exchanges, one entry per key."""
+    names, rows, rejected = _SUMMARIES.decode(body)
+    exchanges, symbols = (
+        zip(*(name.split(":", 1) if ":" in name else (name, "") for name in names), strict=True)
+        if names
+        else ((), ())
+    )
+    prices = [row.price for row in rows]
+    changes = [price.change for price in prices]
+    return {
+        "exchange": exchanges,
+        "symbol": symbols,
+        "pair": [symbol.partition("-")[0] for symbol in symbols],
+        "kind": [_kind(symbol) for symbol in symbols],
+        "price": [price.last for price in prices],
+        "high_24h": [price.high for price in prices],
+        "low_24h": [price.low for price in prices],
+        "change_24h": [change.absolute for change in changes],
+        "change_24h_pct": numbers([change.percentage for change in changes]) * 100,
+        "volume_24h": [row.volume for row in rows],
+        "quote_volume_24h": [row.volumeQuote for row in rows],
+    }, rejected
+
+
+def read_instruments(body: bytes) -> list[Instrument]:
+    """All pairs; one pair trades on many exchanges."""
+    _, rows, _ = _PAIRS.decode(body)
+    return [Instrument(row.symbol, row.base.symbol.upper(), row.quote.symbol.upper()) for row in rows]
+
+
+def _kind(symbol: str) -> str:
+    if "-" not in symbol:
+        return "spot"
+    return "perpetual" if "-perpetual" in symbol else "future"
