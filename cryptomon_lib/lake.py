@@ -51,6 +51,14 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Appended:
+    """Ids of the batches that an append wrote, and how many rows."""
+
+    ids: frozenset[str]
+    rows: int
+
+
+@dataclass(frozen=True)
 class DataFile:
     """One Parquet file of a table: its full path, its partition, its size and row count."""
 
@@ -94,19 +102,19 @@ class Lake:
         name: str,
         batches: Sequence[Batch],
         fresh: Callable[[DeltaTable, pa.Table], pa.Table] | None = None,
-    ) -> dict[str, int]:
+    ) -> Appended:
         """Append batches in one commit; those whose id is in already are left out.
 
         fresh: given the table and the rows about to be written, gives those that it does not have yet;
             asked again after another writer came first.
 
-        Returns rows per id that this call wrote.
+        Returns what this call wrote.
         """
         for _ in range(_TRIES):
             table = self._open_or_create(name)
             new = [batch for batch in batches if table.transaction_version(batch.id) is None]
             if not new:
-                return {}
+                return Appended(frozenset(), 0)
             try:
                 return self._commit(name, table, new, fresh)
             except CommitFailedError as error:
@@ -218,7 +226,7 @@ class Lake:
             found = pq.ParquetFile(file).read(columns=list(key))
         return found.cast(pa.schema([schema(name).field(column) for column in key]))
 
-    def _commit(self, name: str, table: DeltaTable, new: Sequence[Batch], fresh) -> dict[str, int]:
+    def _commit(self, name: str, table: DeltaTable, new: Sequence[Batch], fresh) -> Appended:
         rows = pa.concat_tables([batch.rows.cast(schema(name)) for batch in new])
         if fresh is not None:
             rows = fresh(table, rows)
@@ -234,7 +242,7 @@ class Lake:
                 max_commit_retries=0, app_transactions=[*ids, Transaction(_TURN, turn)]
             ),
         )
-        return {batch.id: batch.rows.num_rows for batch in new} | {"": rows.num_rows}
+        return Appended(frozenset(batch.id for batch in new), rows.num_rows)
 
     def _open_or_create(self, name: str) -> DeltaTable:
         table = self.open(name)
@@ -250,6 +258,12 @@ class Lake:
                 storage_options=self._options,
             )
         return self.open(name)
+
+
+def _first_of_each(rows: pa.Table, key: list[str]) -> pa.Table:
+    numbered = rows.select(key).append_column("row", pa.array(range(rows.num_rows), pa.int64()))
+    first = numbered.group_by(key).aggregate([("row", "min")])["row_min"]
+    return rows if len(first) == rows.num_rows else rows.take(first.sort())
 
 
 class _delta_errors:
