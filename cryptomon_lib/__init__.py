@@ -1,0 +1,29 @@
+"""cryptomon: a crypto market monitor that analysts own. These are the names that notebooks use."""
+
+import importlib
+
+_NAMES = {
+    "open_monitor": "monitor",
+    "collect_payloads": "collect",
+    "flatten_payloads": "flatten",
+    "reflatten_payloads": "flatten",
+    "Engine": "engine",
+    "check_views": "metrics",
+    "describe_views": "metrics",
+    "latest": "metrics",
+    "markets": "metrics",
+    "measures": "metrics",
+    "ranks": "metrics",
+    "resolve_market": "metrics",
+    "series": "metrics",
+}
+__all__ = sorted(_NAMES)
+
+
+def __getattr__(name: str):
+    # each name brings its module when it is first used: a page that draws needs no collector
+    if name not in _NAMES:
+        raise AttributeError(f"module 'cryptomon_lib' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"cryptomon_lib.{_NAMES[name]}"), name)
+    globals()[name] = value
+    return value

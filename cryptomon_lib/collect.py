@@ -71,7 +71,7 @@ class Collected:
         )
 
 
-def collect(
+def collect_payloads(
     monitor: Monitor,
     exchanges: Sequence[str] = (),
     endpoint: str = "all",

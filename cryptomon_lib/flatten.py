@@ -94,7 +94,7 @@ class _Taken:
     problem: str | None = None
 
 
-def flatten(monitor: Monitor, progress: Callable[[int, int], None] = lambda done, of: None) -> Summary:
+def flatten_payloads(monitor: Monitor, progress: Callable[[int, int], None] = lambda done, of: None) -> Summary:
     """Flatten all of ingest/, oldest slot first; commit once per table for each `limits.batch_bytes`.
 
     progress: called with payloads done and payloads in all.
@@ -105,7 +105,7 @@ def flatten(monitor: Monitor, progress: Callable[[int, int], None] = lambda done
     return _flatten_keys(monitor, keys, progress, again=False)
 
 
-def reflatten(
+def reflatten_payloads(
     monitor: Monitor,
     exchange: str | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,

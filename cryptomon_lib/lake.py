@@ -192,19 +192,20 @@ class Lake:
         ]
 
     def missing(self, name: str, table: DeltaTable, rows: pa.Table) -> pa.Table:
-        """Those rows whose key the table does not have: for what has no id of its own, or too old a one.
+        """Those rows whose key the table does not have, each key once: for overlapping polls, and for ids
+        that were kept too short a time.
 
-        Only files that the log says may hold such keys are read, and of them only the key.
+        Only files that the log says may hold such keys are read, and of them only the key; for ticks newer
+        than all others that is none.
         """
         if rows.num_rows == 0:
             return rows
         key = list(TABLES[name].key)
+        rows = _first_of_each(rows, key)
         known = self._keys(name, table, rows)
-        return (
-            rows
-            if known is None
-            else rows.join(known, keys=key, join_type="left anti").select(rows.column_names)
-        )
+        if known is None:
+            return rows
+        return rows.join(known, keys=key, join_type="left anti").select(rows.column_names)
 
     def _keys(self, name: str, table: DeltaTable, rows: pa.Table) -> pa.Table | None:
         described, when = TABLES[name], TABLES[name].day_of

@@ -14,18 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from cryptomon_lib.simulated_market import (
-    DAY_MINUTES,
-    DAY_MS,
-    MINUTE_MS,
-    Candle,
-    Market,
-    Part,
-    Window,
-    day_of,
-    expiry,
-    iso,
-)
+from cryptomon_lib.simulated_market import DAY_MINUTES, DAY_MS, MINUTE_MS, Candle, Part, Window, day_of, iso
+from cryptomon_lib.simulated_universe import Market, expiry
 
 
 class Refused(Exception):
@@ -175,38 +165,39 @@ def _kraken_ticker(request: Request) -> bytes:
     if request.query.get("pair"):
         wanted = {_kraken_find(request, name) for name in request.query["pair"].split(",")}
     window, day = request.window(), day_of(request.now)
-    entries = []
-    for number, (market, rolling, today) in enumerate(_kraken_rows(window)):
-        if (market.dead or market.listed(day)) and (wanted is None or market in wanted):
-            entries.append(
-                _kraken_entry(_kraken_key(request, market), market, number, window, rolling, today)
-            )
+    entries = [
+        _kraken_entry(_kraken_key(request, market), market, *numbers)
+        for market, *numbers in _kraken_rows(window)
+        if (market.dead or market.listed(day)) and (wanted is None or market in wanted)
+    ]
     return ('{"error":[],"result":{' + ",".join(entries) + "}}").encode()
 
 
-def _kraken_rows(window: Window) -> Iterator[tuple[Market, tuple, tuple]]:
-    lots = (window.volume.tolist(), (window.today.lots / window.scale).tolist())
-    rolling = zip(_columns(window.day), lots[0], strict=True)
-    today = zip(_columns(window.today), lots[1], strict=True)
-    return zip(window.markets, rolling, today, strict=True)
+def _kraken_rows(window: Window) -> Iterator[tuple[Market, tuple, tuple, tuple]]:
+    """Each market with its rolling 24 h, its day since midnight, and its book (bid, ask, size of the last trade)."""
+    rolling = zip(_columns(window.day), window.volume.tolist(), strict=True)
+    today = zip(_columns(window.today), (window.today.lots / window.scale).tolist(), strict=True)
+    lots = (window.day.last_lots / window.scale).tolist()
+    book = zip(window.bid.tolist(), window.ask.tolist(), lots, strict=True)
+    blank = ((0.0, 0.0, 0.0, 0.0, 0.0, 0), 0.0)
+    for market, alive, *parts, prices in zip(
+        window.markets, window.alive.tolist(), rolling, today, book, strict=True
+    ):
+        yield (market, *(parts if alive else (blank, blank)), prices)
 
 
-def _kraken_entry(key: str, market: Market, number: int, window: Window, rolling: tuple, today: tuple) -> str:
+def _kraken_entry(key: str, market: Market, rolling: tuple, today: tuple, book: tuple) -> str:
     """One pair: index 0 of v, p, t, l, h is since midnight, 1 the rolling 24 h; o since midnight."""
     (_, high, low, last, quote, trades), volume = rolling
     (open_0, high_0, low_0, _, quote_0, trades_0), volume_0 = today
-    if not window.alive[number]:
-        high = low = last = quote = volume = open_0 = high_0 = low_0 = quote_0 = volume_0 = 0.0
-        trades = trades_0 = 0
+    bid, ask, lot = book
     # Kraken shows prices with more decimals than it trades in
     d, v = max(5, market.decimals + (market.decimals > 5)), market.lot_decimals
-    lot = window.day.last_lots[number] / window.scale[number] if last else 0.0
-    depth = 1 + int(window.day.last_lots[number] * 7 // window.scale[number])
+    depth = 1 + int(lot * 7)
     vwap, vwap_0 = quote / volume if volume else 0.0, quote_0 / volume_0 if volume_0 else 0.0
     return (
-        f'"{key}":{{"a":["{window.ask[number]:.{d}f}","{depth}","{depth}.000"],'
-        f'"b":["{window.bid[number]:.{d}f}","{depth + 2}","{depth + 2}.000"],'
-        f'"c":["{last:.{d}f}","{lot:.{v}f}"],"v":["{volume_0:.{v}f}","{volume:.{v}f}"],'
+        f'"{key}":{{"a":["{ask:.{d}f}","{depth}","{depth}.000"],"b":["{bid:.{d}f}","{depth + 2}","{depth + 2}.000"],'
+        f'"c":["{last:.{d}f}","{lot if last else 0.0:.{v}f}"],"v":["{volume_0:.{v}f}","{volume:.{v}f}"],'
         f'"p":["{vwap_0:.{d}f}","{vwap:.{d}f}"],"t":[{trades_0},{trades}],'
         f'"l":["{low_0:.{d}f}","{low:.{d}f}"],"h":["{high_0:.{d}f}","{high:.{d}f}"],"o":"{open_0:.{d}f}"}}'
     )
@@ -351,8 +342,8 @@ def _coinbase_candles(request: Request) -> bytes:
 def _coinbase_minute(text: str | None, otherwise: int) -> int:
     if not text:
         return otherwise
-    if text.isdigit():
-        return int(text) // 60
+    if text.isdecimal():
+        return whole(text, otherwise) // 60
     try:
         # a plus of a zone arrives as a space when the caller did not escape it
         moment = datetime.fromisoformat(text.replace(" ", "+"))
@@ -384,9 +375,7 @@ def _binance_number(window: Window, symbol: str) -> int:
 
 
 def _binance_entries(window: Window) -> list[str]:
-    columns = zip(
-        window.markets,
-        window.alive.tolist(),
+    numbers = zip(
         _columns(window.day),
         window.volume.tolist(),
         (window.day.last_lots / window.scale).tolist(),
@@ -396,10 +385,10 @@ def _binance_entries(window: Window) -> list[str]:
         window.trade_id.tolist(),
         strict=True,
     )
+    markets = zip(window.markets, window.alive.tolist(), numbers, strict=True)
     return [
-        _binance_entry(market, *numbers) if alive else _binance_zeros(market, closed_ms)
-        for market, alive, *numbers in columns
-        for closed_ms in numbers[-2:-1]
+        _binance_entry(market, *row) if alive else _binance_zeros(market, window.at_ms)
+        for market, alive, row in markets
     ]
 
 
@@ -430,9 +419,9 @@ def _binance_entry(
     )
 
 
-def _binance_zeros(market: Market, closed_ms: int) -> str:
+def _binance_zeros(market: Market, at_ms: int) -> str:
     """A market that stopped: the ticker's time stopped with it, here 30 days ago."""
-    stale, zero = closed_ms - closed_ms % DAY_MS - 30 * DAY_MS, "0.00000000"
+    stale, zero = at_ms - at_ms % DAY_MS - 30 * DAY_MS, "0.00000000"
     names = (
         "lastPrice lastQty bidPrice bidQty askPrice askQty openPrice highPrice lowPrice volume quoteVolume"
     )

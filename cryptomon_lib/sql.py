@@ -1,0 +1,194 @@
+"""The views as text: their files, headers and order, and the DuckDB spelling of what is written as Trino SQL.
+
+A file goes to Athena and Trino as it stands. For DuckDB, sqlglot spells it anew, and the constructs that
+would silently mean something else there are rewritten here.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import sqlglot
+from sqlglot import exp
+
+from cryptomon_lib.errors import MetricError, QueryError
+from cryptomon_lib.tables import TABLES
+
+FOLDER = Path(__file__).parent / "views"
+HEADER = ("grain", "units", "why")
+_FIELD = re.compile(r"^--\s*(grain|units|lookback|why):\s*(.*)$")
+_LOOKBACK = re.compile(r"(\d+)\s*(min|h|d)")
+_UNITS = {"min": "minutes", "h": "hours", "d": "days"}
+# stands for "now" in the spelled text until a query knows the moment
+_NOW = "$$now$$"
+
+
+@dataclass(frozen=True)
+class View:
+    """One view file: its name, what its header says, its text, and the tables and views it reads.
+
+    lookback: how far before now its rows reach; None where it reads all there is.
+    """
+
+    name: str
+    says: str
+    grain: tuple[str, ...]
+    units: str
+    why: str
+    lookback: timedelta | None
+    text: str
+    reads: frozenset[str]
+
+
+@cache
+def views(folder: Path = FOLDER) -> Mapping[str, View]:
+    """All views by name, each after those that it reads.
+
+    Raises MetricError: a header or the SQL of a file cannot be read, a name is unknown, or views read each
+    other in a circle. Names the file.
+    """
+    found = {path.stem: _read(path) for path in sorted(folder.glob("*.sql"))}
+    for view in found.values():
+        unknown = view.reads - found.keys() - TABLES.keys()
+        if unknown:
+            raise MetricError(
+                f"views/{view.name}.sql reads {', '.join(sorted(unknown))}, which is no table and no view."
+            )
+    try:
+        order = TopologicalSorter(
+            {name: view.reads & found.keys() for name, view in found.items()}
+        ).static_order()
+        return {name: found[name] for name in order}
+    except CycleError as error:
+        raise MetricError(f"The views {' -> '.join(error.args[1])} read each other in a circle.") from error
+
+
+def needed(names: frozenset[str], known: Mapping[str, View]) -> tuple[list[str], dict[str, timedelta | None]]:
+    """What a query over names needs: views in order, and of each table how far back (None: all of it).
+
+    A view that declares a lookback needs nothing older from what it reads, directly or through others.
+    """
+    used: set[str] = set()
+    tables: dict[str, timedelta | None] = {}
+
+    def walk(name: str, bound: timedelta | None) -> None:
+        if name in known:
+            used.add(name)
+            view = known[name]
+            bound = view.lookback if bound is None else min(bound, view.lookback or bound)
+            for read in view.reads:
+                # a view hides the table of its name from all but itself
+                walk_table(read, bound) if read == name else walk(read, bound)
+        else:
+            walk_table(name, bound)
+
+    def walk_table(name: str, bound: timedelta | None) -> None:
+        have = tables.get(name, timedelta(0))
+        tables[name] = None if bound is None or have is None else max(have, bound)
+
+    for name in names:
+        walk(name, None)
+    return [name for name in known if name in used], tables
+
+
+def parse(text: str) -> exp.Expression:
+    """The tree of one Trino query.
+
+    Raises QueryError: it is none; shows the place.
+    """
+    try:
+        trees = [tree for tree in sqlglot.parse(text, read="trino") if tree is not None]
+    except sqlglot.errors.SqlglotError as error:
+        raise QueryError(f"Not Trino SQL: {_first_line(error)}") from error
+    if len(trees) != 1 or not isinstance(trees[0], exp.Query):
+        raise QueryError("One query at a time, and nothing but a query: select … or with …")
+    return trees[0]
+
+
+def reads(tree: exp.Expression) -> frozenset[str]:
+    """The tables and views that a query reads, without its own steps."""
+    steps = {step.alias_or_name for step in tree.find_all(exp.CTE)}
+    return frozenset(table.name for table in tree.find_all(exp.Table) if table.name not in steps)
+
+
+@cache
+def for_duckdb(text: str) -> str:
+    """A query in DuckDB's spelling; `now` in it is a placeholder that `at_moment` fills."""
+    return parse(text).transform(_rewrite).sql(dialect="duckdb")
+
+
+def at_moment(spelled: str, now: datetime) -> str:
+    """The spelled query as of a moment (naive UTC or aware)."""
+    return spelled.replace(f'"{_NOW}"', f"TIMESTAMP '{now:%Y-%m-%d %H:%M:%S}.{now.microsecond // 1000:03d}'")
+
+
+def _rewrite(node: exp.Expression) -> exp.Expression:
+    if isinstance(node, exp.Cast) and isinstance(node.this, exp.AtTimeZone) and _is_now(node.this.this):
+        return exp.column(_NOW, quoted=True)
+    if isinstance(node, exp.DataType) and node.this == exp.DataType.Type.TIMESTAMP:
+        # DuckDB's millisecond type is another type than its timestamp
+        return exp.DataType.build("timestamp")
+    if isinstance(node, exp.DateDiff):
+        # date_diff counts whole units in Trino and boundaries crossed in DuckDB, whose date_sub counts units
+        unit = exp.Literal.string(node.text("unit").lower() or "day")
+        return exp.func("date_sub", unit, node.expression, node.this, dialect="duckdb")
+    if isinstance(node, exp.ArgMax | exp.ArgMin):
+        # at a null Trino says null; DuckDB's arg_max looks for the next row
+        name = "arg_max_null" if isinstance(node, exp.ArgMax) else "arg_min_null"
+        return exp.func(name, node.this, node.expression, dialect="duckdb")
+    return node
+
+
+def _is_now(node: exp.Expression) -> bool:
+    return isinstance(node, exp.CurrentTimestamp)
+
+
+def _read(path: Path) -> View:
+    text = path.read_text(encoding="utf-8")
+    fields, says = _header(text)
+    absent = [name for name in HEADER if not fields.get(name)]
+    if absent or not says:
+        raise MetricError(
+            f"views/{path.name}: the header lacks {', '.join(absent) or 'its first sentence'}. It begins with a "
+            "sentence and says grain:, units: and why: (and lookback:, as 26 h, where rows do not reach further)."
+        )
+    lookback = None
+    if "lookback" in fields:
+        match = _LOOKBACK.fullmatch(fields["lookback"])
+        if not match:
+            raise MetricError(
+                f"views/{path.name}: lookback is {fields['lookback']!r}; write it as 75 min, 26 h or 8 d."
+            )
+        lookback = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        tree = parse(text)
+    except QueryError as error:
+        raise MetricError(f"views/{path.name}: {error}") from error
+    grain = tuple(column.strip() for column in fields["grain"].split(","))
+    return View(path.stem, says, grain, fields["units"], fields["why"], lookback, text, reads(tree))
+
+
+def _header(text: str) -> tuple[dict[str, str], str]:
+    fields: dict[str, str] = {}
+    says, current = "", None
+    for line in text.splitlines():
+        if not line.startswith("--"):
+            break
+        match = _FIELD.match(line)
+        if match:
+            current = match[1]
+            fields[current] = match[2].strip()
+        elif current:
+            fields[current] += " " + line.lstrip("- ").strip()
+        else:
+            says += (" " if says else "") + line.lstrip("- ").strip()
+    return fields, says
+
+
+def _first_line(error: Exception) -> str:
+    # sqlglot underlines the place with terminal codes
+    return re.sub(r"\x1b\[\d+m", "", str(error)).strip().splitlines()[0]

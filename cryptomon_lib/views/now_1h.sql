@@ -1,0 +1,76 @@
+-- The newest value of each market and measure beside the average of the hour before it.
+-- grain: market_id, measure
+-- units: value and average_1h in the measure's unit; ratio_1h is a multiple
+-- lookback: 75 min
+-- why: the newest rows of trailing_1h, for all markets at once and without a window. A value older than
+--      10 minutes is not of now and is left out.
+with recent as (
+    select
+        market_id,
+        measure,
+        at,
+        value
+    from measures
+    where at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '70' minute
+),
+
+newest as (
+    select
+        market_id,
+        measure,
+        max(at) as at
+    from recent
+    where at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '10' minute
+    group by market_id, measure
+),
+
+averaged as (
+    select
+        newest.market_id,
+        newest.measure,
+        newest.at,
+        max(case when recent.at = newest.at then recent.value end) as value,
+        avg(case when recent.at < newest.at then recent.value end) as average,
+        count(case when recent.at < newest.at then recent.value end) as samples
+    from newest
+    inner join recent
+        on newest.market_id = recent.market_id
+        and newest.measure = recent.measure
+        and recent.at >= newest.at - interval '3600' second
+    group by newest.market_id, newest.measure, newest.at
+),
+
+floored as (
+    select
+        market_id,
+        measure,
+        at,
+        value,
+        samples,
+        case when samples >= 30 then average end as average_1h
+    from averaged
+),
+
+final as (
+    select
+        market_id,
+        measure,
+        at,
+        value,
+        average_1h,
+        value / nullif(average_1h, 0e0) as ratio_1h,
+        samples,
+        60 as expected
+    from floored
+)
+
+select
+    market_id,
+    measure,
+    at,
+    value,
+    average_1h,
+    ratio_1h,
+    samples,
+    expected
+from final
