@@ -8,6 +8,7 @@ _NAMES = {
     "flatten_payloads": "flatten",
     "reflatten_payloads": "flatten",
     "Engine": "engine",
+    "Facts": "facts",
     "check_views": "metrics",
     "describe_views": "metrics",
     "latest": "metrics",

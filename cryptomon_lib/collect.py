@@ -16,7 +16,7 @@ import pandas as pd
 from cryptomon_lib import exchanges as known
 from cryptomon_lib.errors import CollectError, ConfigError, FetchError, PayloadError
 from cryptomon_lib.fetch import Fetcher
-from cryptomon_lib.monitor import Monitor
+from cryptomon_lib.monitor import Monitor, hosts
 from cryptomon_lib.payloads import ARCHIVE, INGEST, QUARANTINE, Request, pack, parse_moment, truncated
 from cryptomon_lib.shape import Instrument
 
@@ -54,6 +54,11 @@ class Collected:
     def count(self, state: str) -> int:
         """How many calls ended in that state."""
         return sum(outcome.state == state for outcome in self.outcomes)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """The newest problem of each source that had one."""
+        return {outcome.source: outcome.says for outcome in self.outcomes if outcome.says}
 
     @property
     def table(self) -> pd.DataFrame:
@@ -99,8 +104,8 @@ def collect_payloads(
     _check(monitor, names, endpoint, samples, every_s)
     fetcher = fetcher or Fetcher(monitor.settings.fetch)
     poll = _Poll(monitor, fetcher, as_of is not None)
-    start = _moment(as_of) if as_of is not None else datetime.now(UTC)
-    slots = [_floor(start, every_s) + timedelta(seconds=every_s * index) for index in range(samples)]
+    start = _start(monitor, as_of, every_s)
+    slots = [start + timedelta(seconds=every_s * index) for index in range(samples)]
     run = _replay if as_of is not None else _live
     with ThreadPoolExecutor(monitor.settings.fetch.workers) as pool:
         listed = dict(
@@ -134,6 +139,7 @@ class _Poll:
     def __init__(self, monitor: Monitor, fetcher: Fetcher, replay: bool):
         self.monitor, self.fetcher, self.replay = monitor, fetcher, replay
         self.outcomes: list[Outcome] = []
+        self.hosts = hosts(monitor.settings)
         self.newest: dict[str, tuple[Outcome, bytes]] = {}
 
     def one(self, slot: datetime, request: Request) -> Outcome:
@@ -212,7 +218,7 @@ class _Poll:
         )
 
     def _store(self, outcome: Outcome, request: Request) -> bytes:
-        url = request.url(self.monitor.settings.hosts.get(request.source))
+        url = request.url(self.hosts.get(request.source))
         answer = self.fetcher.get(
             url,
             exchange=request.source,
@@ -323,8 +329,12 @@ def _check_collected(collected: Collected, names: list[str]) -> None:
         raise CollectError(f"None of {', '.join(names)} gave a payload. " + " | ".join(last.values()))
 
 
-def _moment(value: str | datetime) -> datetime:
-    return truncated(value) if isinstance(value, datetime) else parse_moment(value)
+def _start(monitor: Monitor, as_of: str | datetime | None, every_s: int) -> datetime:
+    """The first slot: on the grid of the samples, or in a replay at the moment asked for."""
+    if as_of is None:
+        return _floor(datetime.now(UTC), every_s)
+    moment = truncated(as_of) if isinstance(as_of, datetime) else parse_moment(as_of)
+    return _floor(moment, min(every_s, monitor.settings.cadence_s))
 
 
 def _floor(moment: datetime, every_s: int) -> datetime:

@@ -5,6 +5,7 @@ settings error. No other module reads the process environment.
 """
 
 import difflib
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -153,6 +154,32 @@ def load_settings(
     if "://" not in settings.root:
         settings = msgspec.structs.replace(settings, root=str((home() / settings.root).resolve()))
     return settings
+
+
+def export(values: Mapping[str, Any]) -> None:
+    """Make settings hold for this process and those that it starts: what flags on the command line do.
+
+    values: by key; `fetch.attempts` names one in a section.
+
+    Raises ConfigError: an unknown key.
+    """
+    for key, value in values.items():
+        sections = key.split(".")
+        nested: Any = value
+        for section in reversed(sections):
+            nested = {section: nested}
+        _check_keys(nested, Settings, "a flag")
+        os.environ[PREFIX + "__".join(sections).upper()] = json.dumps(value)
+
+
+def choose_environment(name: str) -> None:
+    """Make an environment the default of this process and those that it starts."""
+    os.environ["CRYPTOMON_ENVIRONMENT"] = name
+
+
+def log_level() -> str:
+    """The level of log lines that CRYPTOMON_LOG asks for; WARNING where it does not."""
+    return os.environ.get("CRYPTOMON_LOG", "WARNING").upper()
 
 
 def secret(name: str) -> str:

@@ -83,6 +83,21 @@ class Summary:
             {"count": [getattr(self, name) for name in told], "of": list(told.values())}, index=list(told)
         )
 
+    @property
+    def refusals(self) -> pd.DataFrame:
+        """One row per reason, most frequent first: rows refused for it."""
+        return pd.DataFrame(self.reasons.most_common(), columns=["reason", "rows"])
+
+    def check(self) -> None:
+        """Nothing, where the run is usable.
+
+        Raises PayloadError: every payload of the queue went to quarantine.
+        """
+        if self.quarantined and self.quarantined == self.payloads:
+            raise PayloadError(
+                f"All {self.payloads} payloads of the queue went to quarantine; their reasons are beside them there."
+            )
+
 
 @dataclass
 class _Taken:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -190,6 +190,15 @@ class Lake:
             )
             for row in actions.to_pylist()
         ]
+
+    def newest(self, name: str) -> datetime | None:
+        """The time of the table's newest row (UTC), as the log knows it; None where there is none."""
+        table = self.open(name)
+        if table is None:
+            return None
+        actions = pa.table(table.get_add_actions(flatten=True))
+        column = f"max.{TABLES[name].day_of}"
+        return pc.max(actions[column]).as_py() if column in actions.column_names else None
 
     def missing(self, name: str, table: DeltaTable, rows: pa.Table) -> pa.Table:
         """Those rows whose key the table does not have, each key once: for overlapping polls, and for ids

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from cryptomon_lib.simulated_market import DAY_MINUTES, DAY_MS, MINUTE_MS, Candle, Part, Window, day_of, iso
+from cryptomon_lib.simulated_market import DAY_MINUTES, DAY_MS, MINUTE_MS, Candle, Part, Window, day_of
 from cryptomon_lib.simulated_universe import Market, expiry
 
 
@@ -765,5 +765,3 @@ FORMATS: dict[str, Format] = {
         },
     ),
 }
-
-__all__ = ["FORMATS", "UNKNOWN", "Down", "Format", "Refused", "Reply", "Request", "answer", "iso", "written"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
+from threading import RLock
 from typing import NamedTuple
 from zlib import crc32
 
@@ -206,6 +207,8 @@ class SimulatedMarket:
 
     def __init__(self, seed: int = 7):
         self.seed = seed
+        # without it, requests that arrive together would each draw the same day
+        self._drawing = RLock()
         # caches of an instance, so that a closed simulator gives its memory back
         self._shocks = lru_cache(maxsize=16)(self._draw_shocks)
         self._levels = lru_cache(maxsize=4)(self._draw_levels)
@@ -219,15 +222,17 @@ class SimulatedMarket:
 
     def window(self, exchange: str, at_ms: int) -> Window:
         """The tickers of an exchange at a moment, of its closed minutes."""
-        return replace(self._window(exchange, at_ms // MINUTE_MS), at_ms=at_ms)
+        with self._drawing:
+            return replace(self._window(exchange, at_ms // MINUTE_MS), at_ms=at_ms)
 
     def candles(self, market: Market, first: int, last: int, at_ms: int, flat: bool = False) -> list[Candle]:
         """Minutes first to last (since 1970, both included), the one that is running at `at_ms` as far as it is."""
         now = at_ms // MINUTE_MS
         days = _days(first, min(last, now - 1))
-        found = [candle for day, cut in days for candle in self._rows(market, day, cut, flat)]
-        if first <= now <= last:
-            found += self._running(market, at_ms, flat)
+        with self._drawing:
+            found = [candle for day, cut in days for candle in self._rows(market, day, cut, flat)]
+            if first <= now <= last:
+                found += self._running(market, at_ms, flat)
         return found
 
     def _rows(self, market: Market, day: int, cut: tuple[int, int], flat: bool) -> list[Candle]:

@@ -114,6 +114,10 @@ class Simulator:
         replay: str | Path | None = None,
         host: str = "127.0.0.1",
     ):
+        if seed < 0 or not 0 <= speed < 1e6:
+            raise SimulatorError(
+                f"seed {seed} and speed {speed} must not be negative, nor the speed a million"
+            )
         self.market = SimulatedMarket(seed)
         self.feed = ReplayFeed(replay) if replay is not None else None
         self.clock = Clock(moment_ms(start) if start else None, speed)

@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from decimal import Decimal
+from itertools import pairwise
 
 import pytest
 import requests
@@ -53,6 +54,10 @@ def read(simulator, path, at=NOON):
     answer = get(simulator, path, at)
     assert answer.status_code == 200, answer.text
     return answer.json()
+
+
+def tickers(name):
+    return f"/{name}{TICKERS[name]}"
 
 
 def shape(value):
@@ -133,7 +138,7 @@ def test_kraken_without_the_asset_version_uses_its_old_keys(exchange):
 
 
 def test_kraken_shows_dead_pairs_as_zeros_with_a_live_book(exchange):
-    dead = read(exchange, TICKERS_OF("kraken"))["result"]["AI16Z/USD"]
+    dead = read(exchange, tickers("kraken"))["result"]["AI16Z/USD"]
     assert {float(number) for name in "cvplh" for number in dead[name]} == {0.0}
     assert float(dead["o"]) == 0 and dead["t"] == [0, 0] and float(dead["a"][0]) > float(dead["b"][0]) > 0
 
@@ -274,20 +279,16 @@ def test_cryptowatch_tells_an_unknown_exchange_from_an_unknown_market(exchange):
 
 
 @pytest.mark.parametrize(
-    "path", ["/../", "/../../etc/passwd", "/kraken/..%2f..%2fetc/passwd", "//[", "/errors/..%2fx", "/%00"]
+    "path", ["/../", "/../../etc/passwd", "/kraken/..%2f..%2fetc/passwd", "//[", "/errors/..%2fx"]
 )
 def test_a_hostile_path_finds_nothing(exchange, path):
     with socket.create_connection(("127.0.0.1", exchange.port), timeout=5) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         status = connection.recv(65536).split(b"\r\n")[0]
-    assert b" 404 " in status or (path == "/../" and b" 404 " in status)
+    assert b" 404 " in status
 
 
 # ---- the numbers agree with each other
-
-
-def TICKERS_OF(name):
-    return f"/{name}{TICKERS[name]}"
 
 
 def day_of_klines(exchange, symbol, at_s):
@@ -329,7 +330,7 @@ def test_kraken_counts_since_midnight_over_the_candles_since_midnight(exchange, 
 
 
 def test_kraken_has_no_day_yet_in_its_first_minute(exchange):
-    entry = read(exchange, TICKERS_OF("kraken"), "2026-07-27T00:00:30Z")["result"]["BTC/USD"]
+    entry = read(exchange, tickers("kraken"), "2026-07-27T00:00:30Z")["result"]["BTC/USD"]
     assert Decimal(entry["v"][0]) == 0 == Decimal(entry["o"]) and Decimal(entry["c"][0]) > 0
 
 
@@ -338,12 +339,12 @@ def test_candles_go_on_over_midnight(exchange):
         exchange, "/binance/api/v3/klines?symbol=BTCUSDT&interval=1m&limit=1000", "2026-07-27T08:00:00Z"
     )
     assert [row[0] for row in rows] == list(range(rows[0][0], rows[0][0] + 60_000_000, 60_000))
-    assert all(later[1] == earlier[4] for earlier, later in zip(rows, rows[1:], strict=False))
+    assert all(later[1] == earlier[4] for earlier, later in pairwise(rows))
 
 
 def test_a_quiet_minute_stands_at_the_last_price(exchange):
     rows = day_of_klines(exchange, "OXTETH", NOON_S)
-    quiet = [(earlier, row) for earlier, row in zip(rows, rows[1:], strict=False) if not row[8]]
+    quiet = [(earlier, row) for earlier, row in pairwise(rows) if not row[8]]
     assert quiet and all(set(row[1:5]) == {earlier[4]} and float(row[5]) == 0 for earlier, row in quiet)
 
 
@@ -358,8 +359,8 @@ def test_the_running_minute_grows_into_the_closed_one(exchange):
 
 
 def test_one_pair_costs_nearly_the_same_everywhere(exchange):
-    kraken = float(read(exchange, TICKERS_OF("kraken"))["result"]["BTC/USD"]["c"][0])
-    coinbase = float(read(exchange, TICKERS_OF("coinbase"))["BTC-USD"]["stats_24hour"]["last"])
+    kraken = float(read(exchange, tickers("kraken"))["result"]["BTC/USD"]["c"][0])
+    coinbase = float(read(exchange, tickers("coinbase"))["BTC-USD"]["stats_24hour"]["last"])
     assert kraken == pytest.approx(coinbase, rel=0.03) and kraken != coinbase
 
 
@@ -371,7 +372,7 @@ def test_prices_stay_where_they_belong_over_the_years(exchange):
 
 def test_markets_come_and_go(exchange):
     days = ["2026-01-05", "2026-01-25", "2026-02-14", "2026-03-06", "2026-03-27"]
-    seen = [set(read(exchange, TICKERS_OF("kraken"), f"{day}T12:00:00Z")["result"]) for day in days]
+    seen = [set(read(exchange, tickers("kraken"), f"{day}T12:00:00Z")["result"]) for day in days]
     assert set.union(*seen) != set.intersection(*seen)
 
 
@@ -381,7 +382,7 @@ def test_a_quarterly_contract_ends_on_the_last_friday_of_its_quarter():
 
 
 def test_the_list_of_markets_names_what_can_always_be_traded(exchange):
-    entries = read(exchange, TICKERS_OF("coinbase"), "2024-02-29T12:00:00Z")
+    entries = read(exchange, tickers("coinbase"), "2024-02-29T12:00:00Z")
     assert set(markets("coinbase")) <= set(entries) | {"OXT-USD", "REQ-USD", "BNT-BTC", "RLC-GBP", "CTSI-EUR"}
     assert "AI16Z-USD" not in markets("kraken") and len(markets("binance")) > 90
     with pytest.raises(SimulatorError, match="kraken"):
@@ -398,7 +399,7 @@ def test_every_market_has_a_name_of_its_own():
 
 def fault(simulator, kind, **options):
     simulator.set_faults([{"kind": kind, **options}])
-    return get(simulator, TICKERS_OF("kraken"), timeout=3)
+    return get(simulator, tickers("kraken"), timeout=3)
 
 
 @pytest.mark.parametrize("status", ["500", "503", "451", "418"])
@@ -416,7 +417,7 @@ def test_too_many_requests_says_when_to_come_back(faulty):
 def test_a_missing_minute_is_missing_and_the_others_are_there(faulty):
     faulty.set_faults([{"kind": "missing", "from": "2026-07-27T12:00:00Z", "to": "2026-07-27T12:01:00Z"}])
     seen = [
-        get(faulty, TICKERS_OF("binance"), f"2026-07-27T{t}Z").status_code
+        get(faulty, tickers("binance"), f"2026-07-27T{t}Z").status_code
         for t in ("11:59:59", "12:00:59", "12:01:00")
     ]
     assert seen == [200, 503, 200]
@@ -425,7 +426,7 @@ def test_a_missing_minute_is_missing_and_the_others_are_there(faulty):
 def test_a_timeout_holds_the_connection(faulty):
     with pytest.raises(requests.ReadTimeout):
         faulty.set_faults([{"kind": "timeout", "seconds": 5}])
-        get(faulty, TICKERS_OF("kraken"), timeout=0.3)
+        get(faulty, tickers("kraken"), timeout=0.3)
 
 
 def test_a_slow_answer_comes_late(faulty):
@@ -458,13 +459,13 @@ def test_a_page_comes_instead_of_data(faulty):
 def test_null_and_nothing_come_instead_of_data(faulty):
     assert fault(faulty, "null").json() is None
     assert fault(faulty, "empty").json() == {}
-    assert get(faulty, TICKERS_OF("binance")).json() == []
+    assert get(faulty, tickers("binance")).json() == []
 
 
 def test_an_error_body_has_the_status_that_it_has_there_or_the_one_asked_for(faulty):
     assert fault(faulty, "error_body").status_code == 200
     assert fault(faulty, "error_body", status=502).status_code == 502
-    assert get(faulty, TICKERS_OF("coinbase")).json() == {"message": "Public rate limit exceeded"}
+    assert get(faulty, tickers("coinbase")).json() == {"message": "Public rate limit exceeded"}
 
 
 def test_a_large_body_is_larger_than_allowed_and_still_json(faulty):
@@ -474,18 +475,18 @@ def test_a_large_body_is_larger_than_allowed_and_still_json(faulty):
 
 def test_a_redirect_points_elsewhere(faulty):
     faulty.set_faults([{"kind": "redirect", "location": "http://127.0.0.1:1/else\r\nX-Evil: 1"}])
-    answer = get(faulty, TICKERS_OF("kraken"), allow_redirects=False)
+    answer = get(faulty, tickers("kraken"), allow_redirects=False)
     assert answer.status_code == 302 and answer.headers["Location"].startswith("http://127.0.0.1:1/else")
     assert "X-Evil" not in answer.headers
 
 
 @pytest.mark.parametrize("name", TICKERS)
 def test_a_format_drifts_in_each_way(faulty, name):
-    good = get(faulty, TICKERS_OF(name)).json()
+    good = get(faulty, tickers(name)).json()
     bad = {}
     for drift in ("renamed", "scalar", "not_available"):
         faulty.set_faults([{"kind": "drift", "drift": drift}])
-        bad[drift] = get(faulty, TICKERS_OF(name)).json()
+        bad[drift] = get(faulty, tickers(name)).json()
     assert all(payload != good for payload in bad.values())
     assert "_v2" in json.dumps(bad["renamed"]) and "1566801953000" in json.dumps(bad["scalar"])
     assert "N/A" in json.dumps(bad["not_available"])
@@ -493,10 +494,10 @@ def test_a_format_drifts_in_each_way(faulty, name):
 
 def test_a_fault_meets_only_what_it_is_meant_for(faulty):
     faulty.set_faults([{"kind": "500", "exchange": "kraken", "route": "Ticker", "times": 2}])
-    seen = [get(faulty, TICKERS_OF("kraken")).status_code for _ in range(3)]
+    seen = [get(faulty, tickers("kraken")).status_code for _ in range(3)]
     assert seen == [500, 500, 200]
     assert get(faulty, "/kraken/0/public/AssetPairs").status_code == 200
-    assert get(faulty, TICKERS_OF("coinbase")).status_code == 200
+    assert get(faulty, tickers("coinbase")).status_code == 200
     assert faulty.faults()[0]["hits"] == 2
 
 
@@ -561,7 +562,7 @@ def test_many_threads_get_the_same_answer(exchange):
     answers = []
 
     def ask():
-        answers.append(get(exchange, TICKERS_OF("binance"), "2025-02-03T04:05:06Z").content)
+        answers.append(get(exchange, tickers("binance"), "2025-02-03T04:05:06Z").content)
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -578,6 +579,8 @@ def test_a_taken_port_and_an_open_address_are_refused(exchange):
         Simulator(host="0.0.0.0")
     with pytest.raises(SimulatorError, match="not a port"):
         Simulator(port=70_000)
+    with pytest.raises(SimulatorError, match="negative"):
+        Simulator(seed=-1)
 
 
 def test_a_closed_simulator_answers_no_more_not_even_over_an_open_connection():

@@ -1,0 +1,66 @@
+# The two commands: `make run` and `make test`. Both do all the set-up, in .venv, and repeat none of it.
+PYTHON ?= python3
+PARAMS ?= local
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint unit notebooks format lab dashboard simulate bench lock clean
+
+help:  ## list the targets
+	@echo "make TARGET [PARAMS=local|live|dev|staging|prod]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(READY)  ## run the whole monitor with its dashboard, until Ctrl-C
+	@$(BIN)/cryptomon up --environment $(PARAMS)
+
+test: lint unit notebooks  ## lint, tests, notebooks, S3, browser where a Chromium is found
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+unit: $(READY)
+	$(BIN)/python -m pytest -q
+
+# nbval gives no parameters: the defaults run, on a root of their own. The tour is compared with its kept
+# outputs; of the others only what is tagged nbval-check-output.
+notebooks: $(READY)
+	@root=$$(mktemp -d); trap 'rm -rf "$$root"' EXIT; export CRYPTOMON_ROOT="$$root"; \
+	$(BIN)/python -m pytest -q -p no:cacheprovider --nbval-current-env --nbval-cell-timeout 300 \
+		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval notebooks/0*.ipynb && \
+	$(BIN)/python -m pytest -q -p no:cacheprovider --nbval-current-env --nbval-cell-timeout 300 \
+		--nbval-lax notebooks/[1-9]*.ipynb notebooks/dashboard.ipynb
+
+format: $(READY)  ## format code and strip notebooks
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+dashboard: $(READY)  ## serve the dashboard alone
+	$(BIN)/cryptomon dashboard --environment $(PARAMS)
+
+simulate: $(READY)  ## serve the simulated exchange alone
+	$(BIN)/cryptomon simulate
+
+bench: $(READY)  ## run the benchmarks, side by side
+	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+lock: $(READY)  ## resolve requirements.lock anew: names, versions, hashes
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --no-emit-index-url --extra dev pyproject.toml --output-file requirements.lock
+
+clean:  ## remove the virtual environment and what runs left behind; data stays
+	rm -rf $(VENV) .cryptomon .pytest_cache .ruff_cache build *.egg-info
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("cryptomon needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
+	@echo "Setting up $(VENV), once …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(READY)

@@ -1,0 +1,285 @@
+"""The command line: one command per job of an operator or analyst. Exit codes are those of errors.py."""
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cryptomon_lib import config
+from cryptomon_lib.errors import CryptomonError, ParameterError
+
+# heavy modules are imported by the command that needs them: --help and simulate come at once
+
+app = typer.Typer(
+    help="A crypto market monitor that analysts own.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+schedule_app = typer.Typer(help="The jobs of scheduled/schedule.yaml.", no_args_is_help=True)
+app.add_typer(schedule_app, name="schedule")
+
+Environment = Annotated[
+    str, typer.Option("--environment", "-e", help="A file of params/, without its ending.")
+]
+Flags = Annotated[list[str], typer.Option("--set", help="A setting for this call: root=…, fetch.attempts=2.")]
+AsOf = Annotated[str, typer.Option(help="The moment that counts as now: 2026-01-31T12:00:00Z.")]
+
+
+@app.command()
+def up(
+    environment: Environment = "local",
+    hours: Annotated[int, typer.Option(help="History to fill, where the exchange is simulated.", min=0)] = 24,
+    minutes: Annotated[int | None, typer.Option(help="End by itself after so many minutes.", min=0)] = None,
+    flags: Flags = [],  # noqa: B006
+) -> None:
+    """Run everything: simulated exchange, first 24 h, dashboard, a tick each minute, until Ctrl-C."""
+    from cryptomon_lib.up import up as run_everything
+
+    _choose(environment, flags)
+    run_everything(environment, hours, minutes)
+
+
+@app.command()
+def run(
+    job: Annotated[
+        str, typer.Argument(help="A job of the schedule (tick), or a notebook (collect, 10_collect).")
+    ],
+    parameter: Annotated[
+        list[str], typer.Option("--parameter", "-p", help="name=value, for the notebook.")
+    ] = [],  # noqa: B006
+    environment: Environment = "local",
+    flags: Flags = [],  # noqa: B006
+) -> None:
+    """Execute a job's notebooks through papermill; keep the executed copies and a record of each."""
+    from cryptomon_lib.monitor import open_monitor
+    from cryptomon_lib.run import run_job, signals
+
+    _choose(environment, flags)
+    with signals():
+        for record in run_job(open_monitor(environment), job, _pairs(parameter)):
+            facts = ", ".join(f"{name} {value}" for name, value in record["facts"].items())
+            typer.echo(f"{record['notebook']} {record['status']} in {record['duration_s']:.1f} s: {facts}")
+
+
+@app.command()
+def runs(
+    days: Annotated[int, typer.Option(min=1)] = 1,
+    count: Annotated[int, typer.Option(help="The newest so many.", min=1)] = 20,
+    environment: Environment = "local",
+    flags: Flags = [],  # noqa: B006
+) -> None:
+    """List the newest runs: when, what, how long, how it ended."""
+    from cryptomon_lib.monitor import open_monitor
+    from cryptomon_lib.run import load_runs
+
+    _choose(environment, flags)
+    found = load_runs(open_monitor(environment), days)[:count]
+    _print_table(
+        ["started_at", "notebook", "duration_s", "status", "reason"],
+        [
+            [
+                str(record[name] if record[name] is not None else "")
+                for name in ("started_at", "notebook", "duration_s", "status", "reason")
+            ]
+            for record in found
+        ],
+    )
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="Trino SQL over tables and views.")],
+    as_of: AsOf = "",
+    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated, all rows.")] = False,
+    environment: Environment = "local",
+    flags: Flags = [],  # noqa: B006
+) -> None:
+    """Print the rows of a query over tables and views."""
+    from pyarrow import csv as arrow_csv
+
+    from cryptomon_lib.engine import Engine
+    from cryptomon_lib.monitor import open_monitor
+
+    _choose(environment, flags)
+    started = time.perf_counter()
+    rows = Engine(open_monitor(environment), as_of or None).query(query)
+    if csv:
+        arrow_csv.write_csv(rows, sys.stdout.buffer)
+        return
+    _print_table(
+        rows.column_names,
+        [[_shown(value) for value in row.values()] for row in rows.slice(0, 50).to_pylist()],
+    )
+    more = ", the first 50 shown (--csv gives all)" if rows.num_rows > 50 else ""
+    typer.echo(f"{rows.num_rows:,} rows in {time.perf_counter() - started:.2f} s{more}", err=True)
+
+
+@app.command()
+def reflatten(
+    exchange: Annotated[str, typer.Option(help="Only payloads of this exchange.")] = "",
+    environment: Environment = "local",
+    flags: Flags = [],  # noqa: B006
+) -> None:
+    """Try the payloads of quarantine and archive again, after a fix; nothing is doubled."""
+    from cryptomon_lib.flatten import reflatten_payloads
+    from cryptomon_lib.monitor import open_monitor
+
+    _choose(environment, flags)
+    typer.echo(reflatten_payloads(open_monitor(environment), exchange or None).table.to_string())
+
+
+@app.command()
+def simulate(
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8899,
+    seed: int = 7,
+    start: Annotated[str, typer.Option(help="Where its clock begins; now where empty.")] = "",
+    speed: Annotated[float, typer.Option(help="How much faster than real its clock goes.")] = 1.0,
+    fault: Annotated[
+        list[str], typer.Option(help='JSON: {"kind": "429", "exchange": "kraken", "times": 3}')
+    ] = [],  # noqa: B006
+    replay: Annotated[
+        Path | None, typer.Option(help="Serve recorded payloads or 1-minute bars of a folder.")
+    ] = None,
+    quiet: bool = False,
+) -> None:
+    """Serve the simulated exchange, or a replay, on loopback until Ctrl-C."""
+    from cryptomon_lib.simulator import serve
+
+    def say(simulator) -> None:
+        if not quiet:
+            for name, address in simulator.hosts.items():
+                typer.echo(f"{name:<12} {address}")
+
+    faults = [_json(text) for text in fault]
+    serve(port, seed=seed, start=start or None, speed=speed, faults=faults, replay=replay, ready=say)
+
+
+@app.command()
+def dashboard(
+    port: Annotated[
+        int | None, typer.Option(help="Where to listen; that of the params where not given.")
+    ] = None,
+    token: Annotated[
+        str, typer.Option(help="Name of the environment variable that holds the login token.")
+    ] = "",
+    environment: Environment = "local",
+    flags: Flags = [],  # noqa: B006
+) -> None:
+    """Serve the dashboard by Voila until Ctrl-C."""
+    from cryptomon_lib import dashboard_server
+
+    _choose(environment, flags)
+    wanted = port if port is not None else config.load_settings(environment).dashboard.port
+    dashboard_server.serve(environment, wanted, token=config.secret(token) if token else None)
+
+
+@app.command()
+def settings(environment: Environment = "local", flags: Flags = []) -> None:  # noqa: B006
+    """Print the settings of an environment, as flags, environment and files make them."""
+    import msgspec
+    import yaml
+
+    _choose(environment, flags)
+    typer.echo(
+        yaml.safe_dump(msgspec.to_builtins(config.load_settings(environment)), sort_keys=False), nl=False
+    )
+
+
+@schedule_app.command("list")
+def schedule_list() -> None:
+    """List the jobs, with when they are due next (UTC)."""
+    from datetime import UTC, datetime
+
+    from cryptomon_lib.schedule import load_schedule, next_due
+
+    now = datetime.now(UTC)
+    rows = [
+        [name, job.cron, ", ".join(job.notebooks), f"{next_due(job, now):%Y-%m-%d %H:%M}" if job.cron else ""]
+        for name, job in load_schedule().items()
+    ]
+    _print_table(["job", "cron", "notebooks", "next (UTC)"], rows)
+
+
+@schedule_app.command("follow")
+def schedule_follow(environment: Environment = "local", flags: Flags = []) -> None:  # noqa: B006
+    """Run the jobs when they are due, in this process, until Ctrl-C."""
+    from cryptomon_lib.run import Kernels, Stopped, signals
+    from cryptomon_lib.up import follow
+
+    _choose(environment, flags)
+    kernels = Kernels(keep=True)
+    try:
+        with signals():
+            follow(environment, kernels, told=typer.echo)
+    except Stopped:
+        typer.echo("Ended.")
+    finally:
+        kernels.close()
+
+
+def main() -> None:
+    """The command `cryptomon`: an error of ours is one line on stderr and its exit code."""
+    logging.basicConfig(
+        level=config.log_level(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        app()
+    except CryptomonError as error:
+        typer.echo(f"cryptomon: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _choose(environment: str, flags: list[str]) -> None:
+    config.choose_environment(environment)
+    config.export(_flag_values(flags))
+
+
+def _flag_values(flags: list[str]) -> dict:
+    import yaml
+
+    try:
+        return {name: yaml.safe_load(value) for name, value in _pairs(flags).items()}
+    except yaml.YAMLError as error:
+        raise config.ConfigError(f"--set {flags}: not a YAML value: {error}") from error
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ParameterError(f"{text!r} is no name=value.")
+        pairs[name] = value
+    return pairs
+
+
+def _json(text: str) -> dict:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ParameterError(f"--fault {text!r} is not JSON: {error}") from error
+
+
+def _shown(value) -> str:
+    return "" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _print_table(header: list[str], rows: list[list[str]]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 240, markup=False, highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()

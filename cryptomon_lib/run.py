@@ -1,0 +1,456 @@
+"""Runs: a notebook executed through papermill, its copy kept, one record opened before and closed after.
+
+Owns the checks before a kernel starts, the locks, the time limits, what a signal does, and the kernel that
+is kept warm between runs. A record that was never closed is a run that was killed.
+"""
+
+import ast
+import hashlib
+import json
+import logging
+import math
+import os
+import signal
+import socket
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import yaml
+from filelock import FileLock, Timeout
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+
+from cryptomon_lib import errors
+from cryptomon_lib.config import home, nearest
+from cryptomon_lib.errors import (
+    AlreadyRunning,
+    NotebookFailed,
+    ParameterError,
+    RunError,
+    RunStopped,
+    RunTimeout,
+)
+from cryptomon_lib.facts import facts_of
+from cryptomon_lib.monitor import Monitor
+from cryptomon_lib.schedule import job_named, notebook_path
+
+log = logging.getLogger(__name__)
+
+RUNS = "runs"
+# a kernel that is kept is replaced now and then: whatever leaks in it has an end
+_RUNS_PER_KERNEL = 120
+_CLEAN = "get_ipython().reset(new_session=True)\nimport gc as _gc; _gc.collect(); del _gc"
+_ENGINE = "cryptomon"
+
+
+class Stopped(BaseException):
+    """A signal asked for the end; no `except Exception` on the way keeps it."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+
+def run_job(
+    monitor: Monitor,
+    name: str,
+    parameters: Mapping[str, Any] | None = None,
+    kernels: "Kernels | None" = None,
+) -> list[dict[str, Any]]:
+    """Execute a job's notebooks in order; their records.
+
+    name: a job of the schedule, or a notebook (collect, 10_collect). parameters: by name, for those of the
+    notebooks that declare them; text is read as the type of the declared default.
+
+    Raises ParameterError: a notebook's parameters, before a kernel starts. AlreadyRunning: another run of the
+    job or of one of its notebooks. NotebookFailed, RunTimeout, RunStopped: the notebook and its record say more.
+    """
+    job = job_named(name)
+    paths = [notebook_path(stem) for stem in job.notebooks]
+    plans = _plans(paths, dict(job.params) | dict(parameters or {}), monitor.settings.environment)
+    deadline = datetime.now(UTC) + timedelta(
+        seconds=min(job.timeout_s, monitor.settings.limits.run_timeout_s)
+    )
+    own = kernels or Kernels(keep=False)
+    try:
+        with _locks(monitor, {name, *job.notebooks}):
+            return [
+                _run_notebook(monitor, name, path, values, deadline, own)
+                for path, values in zip(paths, plans, strict=True)
+            ]
+    finally:
+        if kernels is None:
+            own.close()
+
+
+def declared_parameters(path: Path) -> dict[str, Any]:
+    """Names and defaults of a notebook's cell tagged `parameters`.
+
+    Raises ParameterError: there is no such cell, or a default is no plain value.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if not cells:
+        raise ParameterError(
+            f"{path.name} has no cell tagged 'parameters'; add one, its defaults run offline."
+        )
+    declared = {}
+    for statement in ast.parse(cells[0].source).body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                try:
+                    declared[name] = ast.literal_eval(value)
+                except ValueError as error:
+                    raise ParameterError(
+                        f"{path.name}: the default of {name} has to be a plain value."
+                    ) from error
+    return declared
+
+
+def checked_parameters(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as a notebook may be given them: declared names, finite, of the type of the default.
+
+    Raises ParameterError: names the notebook, the parameter, and the nearest declared one.
+    """
+    declared = declared_parameters(path)
+    checked = {}
+    for name, value in values.items():
+        # names are pasted into the notebook as code
+        if not name.isidentifier() or name not in declared:
+            raise ParameterError(f"{path.name} declares no parameter {name!r}.{nearest(name, declared)}")
+        checked[name] = _typed(path, name, value, declared[name])
+    return checked
+
+
+class Kernels:
+    """Where notebooks run: a new kernel each, or one kept warm and cleaned between notebooks.
+
+    environ: added to the environment that kernels start with.
+    """
+
+    def __init__(self, keep: bool, environ: Mapping[str, str] | None = None):
+        self.keep = keep
+        self._environ = dict(os.environ) | dict(environ or {})
+        self._client: PapermillNotebookClient | None = None
+        self._manager = self._connection = None
+        self._runs = 0
+        self.notebook: nbformat.NotebookNode | None = None
+
+    def execute(self, path: Path, output: Path, parameters: Mapping[str, Any], cell_timeout_s: int) -> None:
+        """Execute a notebook through papermill; the executed copy is at output, and in `notebook` however it ends."""
+        kernels = self
+
+        class _Engine(NBClientEngine):
+            @classmethod
+            def execute_managed_notebook(cls, nb_man, kernel_name, **options):
+                kernels.notebook = nb_man.nb
+                kernels._execute(nb_man, kernel_name, options.get("execution_timeout"))
+
+        papermill_engines.register(_ENGINE, _Engine)
+        self.notebook = None
+        papermill.execute_notebook(
+            path,
+            output,
+            parameters=dict(parameters),
+            engine_name=_ENGINE,
+            cwd=home(),
+            progress_bar=False,
+            request_save_on_cell_execute=False,
+            execution_timeout=cell_timeout_s,
+        )
+
+    def kill(self) -> None:
+        """End the kernel at once; what runs in it fails."""
+        if self._manager is not None and self._manager.provisioner is not None:
+            with suppress(ProcessLookupError, AttributeError):
+                # from another thread or a signal handler: no event loop is used, only the process ended
+                self._manager.provisioner.process.kill()
+
+    def close(self) -> None:
+        """Let the kernel go, if there is one."""
+        if self._client is not None and self._manager is not None:
+            self._client.km, self._client.kc = self._manager, self._connection
+            with suppress(RuntimeError, OSError):
+                self._client._cleanup_kernel()
+        self._client = self._manager = self._connection = None
+        self._runs = 0
+
+    def _execute(self, nb_man, kernel_name: str, timeout_s: int | None) -> None:
+        client = PapermillNotebookClient(nb_man, km=self._manager, kernel_name=kernel_name, timeout=timeout_s)
+        client.shutdown_kernel = "immediate"
+        # the connection is kept too: a new one waits a fixed fifth of a second
+        client.kc = self._connection
+        if client.km is None:
+            # sockets of the file system: no port that others on the machine could talk to
+            client.create_kernel_manager().transport = "ipc"
+        self._client, self._manager = client, client.km
+        good = False
+        try:
+            if client.kc is not None:
+                client.kc.execute(_CLEAN, silent=True, store_history=False)
+            client.execute(env=self._environ, cleanup_kc=False)
+            self._connection = client.kc
+            self._runs += 1
+            good = all(
+                cell.get("metadata", {}).get("papermill", {}).get("exception") is not True
+                for cell in nb_man.nb.cells
+            )
+        finally:
+            self._connection = client.kc
+            if not (good and self.keep and self._runs < _RUNS_PER_KERNEL):
+                self.close()
+
+
+def load_runs(monitor: Monitor, days: int = 2) -> list[dict[str, Any]]:
+    """The records of the last days, newest first; status `killed` where a record was never closed."""
+    today = datetime.now(UTC)
+    wanted = [f"{today - timedelta(days=back):%Y-%m-%d}" for back in range(days)]
+    keys = [
+        one.key
+        for day in wanted
+        for one in monitor.storage.objects(f"{RUNS}/{day}")
+        if one.key.endswith(".json")
+    ]
+    records = [json.loads(monitor.storage.get(key)) for key in keys]
+    for record in records:
+        started = datetime.fromisoformat(record["started_at"])
+        if record["status"] == "running" and _is_over(record, started, today):
+            record["status"] = "killed"
+    return sorted(records, key=lambda record: record["started_at"], reverse=True)
+
+
+@contextmanager
+def signals() -> Iterator[None]:
+    """SIGTERM and SIGINT raise Stopped while this is open."""
+
+    def stop(number, frame):
+        # a second signal while the first is being answered would tear up the answer
+        signal.signal(number, signal.SIG_IGN)
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _plans(paths: Sequence[Path], values: dict[str, Any], environment: str) -> list[dict[str, Any]]:
+    """The parameters of each notebook; a name that none declares is refused."""
+    declared = [declared_parameters(path) for path in paths]
+    everywhere = {name for names in declared for name in names}
+    for name in values:
+        if name not in everywhere:
+            checked_parameters(paths[0], {name: values[name]})
+    mine = [{name: value for name, value in values.items() if name in names} for names in declared]
+    mine = [
+        {"environment": environment} | one if "environment" in names else one
+        for one, names in zip(mine, declared, strict=True)
+    ]
+    return [checked_parameters(path, one) for path, one in zip(paths, mine, strict=True)]
+
+
+def _typed(path: Path, name: str, value: Any, default: Any) -> Any:
+    kind = type(default)
+    if isinstance(value, str) and not isinstance(default, str):
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ParameterError(f"{path.name}: {name}={value!r} is no {kind.__name__}.") from error
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not _finite(value):
+        raise ParameterError(f"{path.name}: {name} is {value}; it has to be finite.")
+    if default is not None and type(value) is not kind:
+        raise ParameterError(
+            f"{path.name}: {name} is {value!r}; it has to be a {kind.__name__}, as {default!r} is."
+        )
+    return value
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+@contextmanager
+def _locks(monitor: Monitor, names: set[str]) -> Iterator[None]:
+    """Hold the locks of these jobs on this root; the kernel of the machine frees them however we end."""
+    folder = home() / ".cryptomon" / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    root = hashlib.sha256(monitor.settings.root.encode()).hexdigest()[:12]
+    with ExitStack() as held:
+        for name in sorted(names):
+            try:
+                held.enter_context(FileLock(folder / f"{root}-{name}.lock").acquire(timeout=0))
+            except Timeout as error:
+                raise AlreadyRunning(
+                    f"{name} is running already on {monitor.settings.root}; wait for it, or look for its process."
+                ) from error
+        yield
+
+
+def _run_notebook(
+    monitor: Monitor, job: str, path: Path, parameters: dict[str, Any], deadline: datetime, kernels: Kernels
+) -> dict[str, Any]:
+    record = _opened(monitor, job, path, parameters)
+    _keep_record(monitor, record)
+    failure: RunError | None = None
+    with tempfile.TemporaryDirectory(prefix="cryptomon-") as folder:
+        output = Path(folder) / path.name
+        try:
+            failure = _execute(monitor, path, output, parameters, deadline, kernels)
+        finally:
+            # also when something unforeseen comes by: the record says so, and the kernel ends
+            if failure is not None or record["status"] != "running":
+                kernels.close()
+            _close(monitor, record, failure, kernels.notebook, output)
+    log.info(
+        "%s %s in %.1f s %s", record["notebook"], record["status"], record["duration_s"], record["facts"]
+    )
+    if failure is not None:
+        raise failure
+    return record
+
+
+def _execute(
+    monitor: Monitor, path: Path, output: Path, parameters: dict, deadline: datetime, kernels: Kernels
+) -> RunError | None:
+    """Run the notebook; what was wrong with it, or None."""
+    left_s = (deadline - datetime.now(UTC)).total_seconds()
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        kernels.kill()
+
+    timer = threading.Timer(max(left_s, 0.01), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        kernels.execute(path, output, parameters, monitor.settings.limits.cell_timeout_s)
+    except PapermillExecutionError as error:
+        failure = NotebookFailed(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}")
+        failure.exit_code = getattr(getattr(errors, error.ename, None), "exit_code", NotebookFailed.exit_code)
+        return failure
+    except CellTimeoutError:
+        return RunTimeout(
+            f"{path.name}: a cell took longer than {monitor.settings.limits.cell_timeout_s} s (cell_timeout_s)."
+        )
+    except DeadKernelError:
+        if late.is_set():
+            return RunTimeout(
+                f"{path.name}: the run took longer than it may; see timeout_s and run_timeout_s."
+            )
+        return NotebookFailed(f"{path.name}: its kernel died; out of memory, or ended from outside.")
+    except Stopped as stop:
+        failure = RunStopped(f"{path.name}: ended by {signal.Signals(stop.number).name}.")
+        failure.exit_code = 128 + stop.number
+        return failure
+    finally:
+        timer.cancel()
+    return None
+
+
+def _opened(monitor: Monitor, job: str, path: Path, parameters: dict[str, Any]) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    return {
+        "run_id": f"{now:%Y%m%dT%H%M%SZ}-{path.stem}-{uuid.uuid4().hex[:6]}",
+        "job": job,
+        "notebook": path.stem,
+        "environment": monitor.settings.environment,
+        "simulated": monitor.settings.simulated,
+        "parameters": parameters,
+        "version": version("cryptomon"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started_at": now.isoformat(timespec="milliseconds"),
+        "ended_at": None,
+        "duration_s": None,
+        "status": "running",
+        "reason": None,
+        "facts": {},
+    }
+
+
+def _close(monitor: Monitor, record: dict, failure: RunError | None, notebook, output: Path) -> None:
+    ended = datetime.now(UTC)
+    started = datetime.fromisoformat(record["started_at"])
+    status = {RunTimeout: "timeout", RunStopped: "stopped", NotebookFailed: "failed"}.get(
+        type(failure), "succeeded"
+    )
+    if failure is None and not output.exists():
+        status, failure = "failed", NotebookFailed("the run ended before the notebook did")
+    executed = nbformat.read(output, as_version=4) if output.exists() else notebook
+    record |= {
+        "ended_at": ended.isoformat(timespec="milliseconds"),
+        "duration_s": round((ended - started).total_seconds(), 3),
+        "status": status,
+        "reason": str(failure) if failure else None,
+        "facts": facts_of(executed) if executed is not None else {},
+    }
+    if executed is not None:
+        _mark_unrun(executed, status)
+        monitor.storage.put(_key(record, "ipynb"), nbformat.writes(executed).encode())
+    _keep_record(monitor, record)
+    if status == "succeeded":
+        _keep_one_an_hour(monitor, record)
+
+
+def _mark_unrun(notebook, status: str) -> None:
+    # papermill calls what never ran "completed"
+    if status == "succeeded":
+        return
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.get("execution_count") is None and "papermill" in cell.metadata:
+            cell.metadata.papermill["status"] = "pending"
+
+
+def _keep_record(monitor: Monitor, record: dict) -> None:
+    monitor.storage.put(_key(record, "json"), json.dumps(record, indent=1, default=str).encode())
+
+
+def _key(record: Mapping[str, Any], ending: str) -> str:
+    return f"{RUNS}/{record['started_at'][:10]}/{record['run_id']}.{ending}"
+
+
+def _keep_one_an_hour(monitor: Monitor, record: Mapping[str, Any]) -> None:
+    """Of the successes of one hour only the newest notebook stays; failures and all records stay."""
+    hour, mine = record["run_id"][:11], _key(record, "ipynb")
+    keys = [one.key for one in monitor.storage.objects(f"{RUNS}/{record['started_at'][:10]}")]
+    for key in keys:
+        name = key.rsplit("/", 1)[1]
+        same_hour = name.startswith(hour) and f"-{record['notebook']}-" in name and name.endswith(".ipynb")
+        if same_hour and key != mine and _succeeded(monitor, key):
+            monitor.storage.delete(key)
+
+
+def _succeeded(monitor: Monitor, notebook_key: str) -> bool:
+    key = notebook_key.removesuffix("ipynb") + "json"
+    return monitor.storage.exists(key) and json.loads(monitor.storage.get(key))["status"] == "succeeded"
+
+
+def _is_over(record: Mapping[str, Any], started: datetime, now: datetime) -> bool:
+    if record["host"] != socket.gethostname():
+        return now - started > timedelta(hours=2)
+    try:
+        os.kill(record["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,226 @@
+"""The whole monitor in one process tree: simulated exchange, first 24 h, dashboard, a tick each minute.
+
+Owns what `make run` does: which processes there are, in which order they start, and that all of them end.
+"""
+
+import logging
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cryptomon_lib.collect import collect_payloads
+from cryptomon_lib.config import Settings, export, load_settings
+from cryptomon_lib.dashboard_server import free_port, start
+from cryptomon_lib.errors import CryptomonError, RunStopped, SimulatorError
+from cryptomon_lib.flatten import flatten_payloads
+from cryptomon_lib.monitor import Monitor, open_monitor
+from cryptomon_lib.run import Kernels, Stopped, run_job, signals
+from cryptomon_lib.schedule import load_schedule, next_due
+
+log = logging.getLogger(__name__)
+
+# what is younger than this is left to the next tick
+_RECENT = timedelta(minutes=2)
+_END_S = 10
+
+
+def up(environment: str, hours: int = 24, minutes: int | None = None, console: Console | None = None) -> None:
+    """Run everything until SIGINT or SIGTERM; then end everything.
+
+    hours: how much history to fill where the exchange is simulated. minutes: end by itself after so long.
+
+    Raises ConfigError, StorageError, SimulatorError: before anything is left running.
+    """
+    console = console or Console()
+    began = time.monotonic()
+    settings = load_settings(environment)
+    with signals(), ExitStack() as stack:
+        try:
+            if settings.simulated:
+                stack.enter_context(_simulator(settings, console))
+            monitor = open_monitor(environment)
+            _say_where(console, monitor)
+            if settings.simulated:
+                fill(monitor, hours, console)
+            else:
+                console.print("History begins now: a missed minute cannot be asked for again.")
+            dashboard = stack.enter_context(_dashboard(settings, console))
+            kernels = Kernels(keep=True)
+            stack.callback(kernels.close)
+            console.print(
+                f"[bold]Ready after {time.monotonic() - began:.0f} s.[/] Open {dashboard} · Ctrl-C ends it."
+            )
+            follow(
+                environment, kernels, minutes=minutes, told=lambda says: console.print(says, highlight=False)
+            )
+        except Stopped:
+            console.print("Ending …")
+    console.print("Ended: nothing is left running.")
+
+
+def follow(
+    environment: str,
+    kernels: Kernels,
+    *,
+    minutes: int | None = None,
+    told: Callable[[str], None] = lambda says: None,
+) -> None:
+    """Follow the schedule in this process, one job after the other; a failed run is told and the next one comes.
+
+    Params and schedule are read anew for each job. A job whose time passed while another ran comes once, late;
+    minutes that passed by whole are told.
+    """
+    jobs = {name: job for name, job in load_schedule().items() if job.cron}
+    now = datetime.now(UTC)
+    ends = now + timedelta(minutes=minutes) if minutes is not None else None
+    # the first tick comes at once: nobody waits a minute for the first word
+    due = {name: now if name == "tick" else next_due(job, now) for name, job in jobs.items()}
+    while due:
+        name = min(due, key=due.get)
+        if ends is not None and due[name] >= ends:
+            return
+        time.sleep(max(0.0, (due[name] - datetime.now(UTC)).total_seconds()))
+        told(f"{datetime.now(UTC):%H:%M:%S} UTC  {name}: {_run(environment, name, kernels)}")
+        due[name] = _next(name, jobs[name], due[name])
+
+
+def fill(monitor: Monitor, hours: int, console: Console) -> None:
+    """Ask the simulated exchange for what is missing of the last hours; one batched flatten."""
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    newest = monitor.lake.newest("ticks")
+    since = max(
+        now - timedelta(hours=hours),
+        newest.replace(second=0, microsecond=0) if newest else datetime.min.replace(tzinfo=UTC),
+    )
+    minutes = int((now - since).total_seconds() // 60)
+    if now - since < _RECENT:
+        return
+    columns = (
+        TextColumn("{task.description:<30}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+
+        def bar(says: str) -> Callable[[int, int], None]:
+            task = progress.add_task(says, total=1)
+            return lambda done, of: progress.update(task, completed=done, total=of)
+
+        polls, hourly = bar(f"polls of {minutes:,} minutes"), -(-minutes // 60)
+        collect_payloads(
+            monitor,
+            endpoint="tickers",
+            samples=minutes,
+            every_s=60,
+            as_of=since + timedelta(minutes=1),
+            progress=polls,
+        )
+        collect_payloads(
+            monitor,
+            endpoint="candles",
+            samples=hourly,
+            every_s=3600,
+            as_of=now - timedelta(hours=hourly - 1),
+            progress=bar("candles of the watchlist"),
+        )
+        flatten_payloads(monitor, progress=bar("payloads to tables"))
+
+
+def _run(environment: str, name: str, kernels: Kernels) -> str:
+    try:
+        records = run_job(open_monitor(environment), name, kernels=kernels)
+    except RunStopped as error:
+        raise Stopped(error.exit_code - 128) from error
+    except CryptomonError as error:
+        return f"[red]{type(error).__name__}[/] {error}"
+    told = ", ".join(
+        f"{key} {value}" for record in records for key, value in record["facts"].items() if key in _TOLD
+    )
+    return f"{sum(record['duration_s'] for record in records):.1f} s, {told}"
+
+
+_TOLD = ("stored", "failed", "rows", "rejected", "quarantined", "spikes")
+
+
+def _next(name: str, job, was_due: datetime) -> datetime:
+    now = datetime.now(UTC)
+    after = next_due(job, was_due)
+    missed = 0
+    while after <= now - timedelta(seconds=55):
+        missed, after = missed + 1, next_due(job, after)
+    if missed:
+        log.warning("%s: %d times of the schedule passed while another run went on", name, missed)
+    return after
+
+
+def _say_where(console: Console, monitor: Monitor) -> None:
+    settings = monitor.settings
+    kind = "[yellow]simulated data[/]" if settings.simulated else "live data"
+    console.print(f"cryptomon · environment {settings.environment} · {kind}")
+    console.print(f"data       {settings.root}")
+
+
+@contextmanager
+def _simulator(settings: Settings, console: Console) -> Iterator[None]:
+    wanted = urlsplit(next(iter(settings.hosts.values()))).port or 8899
+    port = free_port(wanted)
+    if port != wanted:
+        console.print(f"Port {wanted} is taken; the simulated exchange takes {port}.")
+    export({"hosts": {name: f"http://127.0.0.1:{port}/{name}" for name in settings.hosts}})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cryptomon_lib.cli", "simulate", "--port", str(port), "--quiet"],
+        # Ctrl-C in a terminal goes to all; this one is ended by us, after the last tick
+        start_new_session=True,
+    )
+    try:
+        _wait_for(port, process)
+        console.print(f"exchange   http://127.0.0.1:{port}  (simulated)")
+        yield
+    finally:
+        _end(process)
+
+
+@contextmanager
+def _dashboard(settings: Settings, console: Console) -> Iterator[str]:
+    port = free_port(settings.dashboard.port)
+    if port != settings.dashboard.port:
+        console.print(f"Port {settings.dashboard.port} is taken; the dashboard takes {port}.")
+    server = start(settings.environment, port)
+    try:
+        console.print(f"dashboard  {server.url}")
+        yield server.url
+    finally:
+        _end(server)
+
+
+def _wait_for(port: int, process: subprocess.Popen, seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise SimulatorError(
+                f"The simulated exchange ended at once, code {process.returncode}; see above."
+            )
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise SimulatorError(f"The simulated exchange does not answer at port {port}.")
+
+
+def _end(process) -> None:
+    process.terminate()
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

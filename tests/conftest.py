@@ -1,0 +1,147 @@
+"""What the tests share: monitors on a folder and on S3 over HTTP, rows for the tables, the recordings."""
+
+import os
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+
+import fsspec
+import pyarrow as pa
+import pytest
+
+from cryptomon_lib.monitor import open_monitor
+from cryptomon_lib.tables import TABLES, day_of, schema
+
+PROJECT = Path(__file__).resolve().parent.parent
+# tests retry and pace as the real thing does, only sooner
+QUICK = {"pause_s": 0, "backoff_s": 0.01, "backoff_max_s": 0.05, "read_timeout_s": 10}
+
+_buckets = count(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch):
+    """No setting of whoever runs the tests reaches them."""
+    for name in os.environ:
+        if name.startswith("CRYPTOMON_") and name != "CRYPTOMON_CAPTURES":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def captures():
+    """The folder of recorded payloads, which is no part of the project."""
+    named = os.environ.get("CRYPTOMON_CAPTURES")
+    folder = Path(named) if named else PROJECT.parent / "shared" / "captures"
+    if not folder.is_dir():
+        pytest.skip("no recorded payloads: name their folder in CRYPTOMON_CAPTURES")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _s3_server():
+    """An S3 on loopback."""
+    moto = pytest.importorskip("moto.server", reason="S3 on loopback needs the extra dev")
+    server = moto.ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(_s3_server, monkeypatch):
+    """A new bucket on the loopback S3: its root, and the server's address."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": _s3_server,
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    bucket = f"test-{next(_buckets)}"
+    files = fsspec.filesystem("s3", endpoint_url=_s3_server, skip_instance_cache=True)
+    files.mkdir(f"s3://{bucket}")
+    return SimpleNamespace(root=f"s3://{bucket}/monitor", endpoint_url=_s3_server)
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
+def place(request, tmp_path):
+    """Where a monitor may be: a root and its endpoint, once in a folder and once on S3."""
+    if request.param == "s3":
+        return request.getfixturevalue("s3")
+    return SimpleNamespace(root=str(tmp_path / "root"), endpoint_url=None)
+
+
+@pytest.fixture
+def open_at():
+    """Opens a monitor at a root, on the loopback simulator of `hosts`, with further flags."""
+
+    def opened(root, endpoint_url=None, hosts=None, **flags):
+        flags["fetch"] = QUICK | flags.get("fetch", {})
+        places = {"root": str(root), "endpoint_url": endpoint_url, "hosts": hosts or {}}
+        return open_monitor("local", flags=places | flags)
+
+    return opened
+
+
+@pytest.fixture
+def monitor(place, open_at):
+    """A monitor without data, once in a folder and once on S3."""
+    return open_at(place.root, place.endpoint_url)
+
+
+@pytest.fixture
+def local(tmp_path, open_at):
+    """A monitor without data in a folder."""
+    return open_at(tmp_path / "root")
+
+
+def _table(name, rows):
+    """Rows of a table from dicts that name what matters; a market's own columns follow from its market_id."""
+    declared, made = TABLES[name], []
+    for row in rows:
+        row = dict(row)
+        if "market_id" in row and "source" in declared.column_names:
+            source, exchange, symbol = row["market_id"].split(":", 2)
+            base, _, quote = symbol.partition("-")
+            own = {"source": source, "exchange": exchange, "symbol": symbol, "kind": "spot"}
+            row = own | {"market": symbol, "base": base, "quote": quote} | row
+        if declared.day_of:
+            row.setdefault("day", day_of(row[declared.day_of]))
+        made.append({column: row.get(column) for column in declared.column_names})
+    return pa.Table.from_pylist(made, schema=schema(name))
+
+
+@pytest.fixture
+def table_of():
+    """Makes rows of a table: `table_of("ticks", [{"market_id": "kraken:kraken:BTC-USD", …}])`."""
+    return _table
+
+
+@pytest.fixture
+def stored():
+    """Reads all rows of a monitor's table, sorted by its key, as dicts."""
+
+    def read(monitor, name):
+        table = monitor.lake.open(name)
+        if table is None:
+            return []
+        rows = table.to_pyarrow_table().cast(schema(name))
+        return rows.sort_by([(column, "ascending") for column in TABLES[name].key]).to_pylist()
+
+    return read
+
+
+@pytest.fixture
+def minutes():
+    """Makes moments: `minutes(first, count)` are count of them, a minute apart, from an ISO text in UTC."""
+
+    def made(first, count, step_s=60):
+        start = datetime.fromisoformat(first).replace(tzinfo=UTC)
+        return [start + timedelta(seconds=step_s * index) for index in range(count)]
+
+    return made
