@@ -181,10 +181,11 @@ def _flatten_batch(monitor: Monitor, batch: list[_Taken], instruments, summary: 
         if taken.payload and taken.payload.id not in written:
             _shape(taken, instruments)
     fresh = [taken for taken in batch if taken.flattened]
-    for name in TABLES:
-        _append(monitor, name, [one for one in fresh if one.flattened.table == name], summary, again)
+    # before the commit: after it, a run that was killed here would not look at these rows again
     for taken in fresh:
         _keep_rejects(monitor, taken)
+    for name in TABLES:
+        _append(monitor, name, [one for one in fresh if one.flattened.table == name], summary, again)
     summary.payloads += len(batch)
     summary.already += sum(bool(one.payload and one.payload.id in written) for one in batch)
     summary.quarantined += sum(one.problem is not None for one in batch)

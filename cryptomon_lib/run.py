@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 RUNS = "runs"
 # a kernel that is kept is replaced now and then: whatever leaks in it has an end
 _RUNS_PER_KERNEL = 120
-_CLEAN = "get_ipython().reset(new_session=True)\nimport gc as _gc; _gc.collect(); del _gc"
+_CLEAN = "get_ipython().reset(new_session=True)"
 _ENGINE = "cryptomon"
 
 
@@ -201,10 +201,7 @@ class Kernels:
             client.execute(env=self._environ, cleanup_kc=False)
             self._connection = client.kc
             self._runs += 1
-            good = all(
-                cell.get("metadata", {}).get("papermill", {}).get("exception") is not True
-                for cell in nb_man.nb.cells
-            )
+            good = not _raised(nb_man.nb)
         finally:
             self._connection = client.kc
             if not (good and self.keep and self._runs < _RUNS_PER_KERNEL):
@@ -343,6 +340,11 @@ def _execute(
     timer.start()
     try:
         kernels.execute(path, output, parameters, monitor.settings.limits.cell_timeout_s)
+        if _raised(kernels.notebook):
+            # papermill takes sys.exit(0) for an end that was meant, and skips what is left
+            return NotebookFailed(
+                f"{path.name}: a cell called exit, what follows never ran; raise an error instead."
+            )
     except PapermillExecutionError as error:
         failure = NotebookFailed(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}")
         failure.exit_code = getattr(getattr(errors, error.ename, None), "exit_code", NotebookFailed.exit_code)
@@ -364,6 +366,10 @@ def _execute(
     finally:
         timer.cancel()
     return None
+
+
+def _raised(notebook) -> bool:
+    return any(cell.metadata.get("papermill", {}).get("exception") is True for cell in notebook.cells)
 
 
 def _opened(monitor: Monitor, job: str, path: Path, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,391 @@
+"""Charts as plain figures: one pure function each, columns in, a dict of plotly's data and layout out.
+
+Owns the palette (light and dark, colour-blind safe), the type and the spacing that all charts share, and how
+time is drawn: x is UTC in milliseconds, a hole in the data is a hole in the line. Nothing is imported that a
+small kernel would have to load; whoever draws brings plotly.
+"""
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+Figure = dict[str, Any]
+
+# a name has one colour in each theme, and no colour has two names: a page may swap one theme for the other
+PALETTES = {
+    "light": {
+        "text": "#1b2430",
+        "muted": "#5c6b7d",
+        "surface": "#ffffff",
+        "grid": "#e6eaf0",
+        "accent": "#0b63b8",
+        "accent_soft": "rgba(11, 99, 184, 0.10)",
+        "mean": "#8a5fb0",
+        "alert": "#c8500a",
+        "quiet": "#b9c4d2",
+        "hole": "rgba(92, 107, 125, 0.10)",
+    },
+    "dark": {
+        "text": "#e7ecf3",
+        "muted": "#93a1b3",
+        "surface": "#151b24",
+        "grid": "#263040",
+        "accent": "#58aefc",
+        "accent_soft": "rgba(88, 174, 252, 0.14)",
+        "mean": "#c49ae6",
+        "alert": "#ff9552",
+        "quiet": "#44546a",
+        "hole": "rgba(147, 161, 179, 0.12)",
+    },
+}
+FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+THRESHOLD = 3.0
+# a gap of more cadences than this is a hole: one sample may come late, two may not be absent
+HOLE_CADENCES = 2.5
+# from here on a linear axis would press all but the burst against the floor
+_LOG_FROM = 20.0
+_HOLES_SHADED = 24
+_UNITS = (("_bps", "bps"), ("_pct", "%"), ("_usd", "USD"), ("_s", "s"), ("_ms", "ms"))
+
+
+def template(theme: str = "light") -> Figure:
+    """The layout that all charts share: type, colours, axes and spacing of a theme."""
+    colour = PALETTES[theme]
+    axis = {
+        "gridcolor": colour["grid"],
+        "linecolor": colour["grid"],
+        "zeroline": False,
+        "automargin": True,
+        "tickfont": {"size": 12, "color": colour["muted"]},
+        "title": {"font": {"size": 12, "color": colour["muted"]}, "standoff": 8},
+    }
+    return {
+        "layout": {
+            "font": {"family": FONT, "size": 13, "color": colour["text"]},
+            "paper_bgcolor": colour["surface"],
+            "plot_bgcolor": colour["surface"],
+            "colorway": [colour["accent"], colour["mean"], colour["alert"], colour["quiet"]],
+            "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
+            "hovermode": "closest",
+            "hoverlabel": {
+                "bgcolor": colour["surface"],
+                "bordercolor": colour["quiet"],
+                "align": "left",
+                "font": {"family": FONT, "size": 13, "color": colour["text"]},
+            },
+            "xaxis": {**axis, "showgrid": False},
+            "yaxis": axis,
+            "showlegend": False,
+            "dragmode": "zoom",
+            "bargap": 0.28,
+        }
+    }
+
+
+def value_chart(
+    at: Sequence,
+    values: Sequence,
+    averages: Sequence | None = None,
+    *,
+    name: str,
+    unit: str = "",
+    cadence_s: int = 60,
+    bars: bool = False,
+    note: str = "",
+    revision: str = "",
+    theme: str = "light",
+) -> Figure:
+    """One measure of one market over time, the mean of the hour before each point beside it.
+
+    at: naive UTC or aware datetimes, or milliseconds since 1970; values and averages in unit, None where absent.
+    bars: for what belongs to an interval (a minute's volume). note: words in the corner, kept by a download.
+    revision: while it is the same, a page that draws anew keeps the viewer's zoom.
+    """
+    colour, moments = PALETTES[theme], milliseconds(at)
+    hover = _hover(f"<b>%{{y:,.6~g}}</b> {escape(unit)}")
+    drawn: dict[str, Any] = {"name": escape(name), "hovertemplate": hover}
+    if bars:
+        drawn |= {"type": "bar", "marker": {"color": colour["accent"]}}
+        drawn |= {"x": moments, "y": finite(values), "width": cadence_s * 1000 * 0.9, "customdata": moments}
+    else:
+        drawn |= _line(moments, finite(values), cadence_s, colour["accent"], 1.8)
+    data = [drawn]
+    if averages is not None:
+        mean = _line(moments, finite(averages), cadence_s, colour["mean"], 1.4)
+        mean["line"]["dash"] = "dot"
+        data.append(
+            {**mean, "name": "mean of the hour before", "hovertemplate": _hover("1 h mean <b>%{y:,.6~g}</b>")}
+        )
+    layout = _time_layout(theme, revision, note)
+    layout["yaxis"] = {"title": {"text": escape(unit)}, "nticks": 6, "rangemode": "tozero" if bars else "normal"}
+    layout["shapes"] = _hole_shapes(moments, cadence_s, colour["hole"])
+    return {"data": data, "layout": layout}
+
+
+def ratio_chart(
+    at: Sequence,
+    ratios: Sequence,
+    *,
+    threshold: float = THRESHOLD,
+    cadence_s: int = 60,
+    note: str = "",
+    revision: str = "",
+    theme: str = "light",
+) -> Figure:
+    """How many times the mean of the hour before each point is, with the line that an alert has to exceed.
+
+    Arguments as value_chart's. Points above the threshold are marked; exactly on it is not above.
+    """
+    colour, moments, ratios = PALETTES[theme], milliseconds(at), finite(ratios)
+    most = max((ratio for ratio in ratios if ratio is not None), default=0.0)
+    log = most > _LOG_FROM
+    if log:
+        ratios = [ratio if ratio is None or ratio > 0 else None for ratio in ratios]
+    line = _line(moments, ratios, cadence_s, colour["accent"], 1.6)
+    above = [
+        (moment, ratio)
+        for moment, ratio in zip(moments, ratios, strict=True)
+        if ratio is not None and ratio > threshold
+    ]
+    marked = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": f"above {threshold:g}×",
+        "x": [moment for moment, _ in above],
+        "y": [ratio for _, ratio in above],
+        "customdata": [moment for moment, _ in above],
+        "marker": {
+            "color": colour["alert"],
+            "size": 9,
+            "symbol": "triangle-up",
+            "line": {"color": colour["surface"], "width": 1},
+        },
+        "hovertemplate": _hover(f"<b>%{{y:,.3~g}}×</b> above {threshold:g}×"),
+    }
+    layout = _time_layout(theme, revision, note)
+    layout["yaxis"] = _ratio_axis(ratios, most, threshold, log)
+    layout["shapes"] = [
+        *_hole_shapes(moments, cadence_s, colour["hole"]),
+        {
+            "type": "line",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": threshold,
+            "y1": threshold,
+            "line": {"color": colour["alert"], "width": 1.4, "dash": "dash"},
+            "name": "threshold",
+        },
+    ]
+    layout["annotations"] = [
+        *layout.get("annotations", []),
+        {
+            "xref": "paper",
+            "x": 0,
+            "xanchor": "left",
+            "y": math.log10(threshold) if log else threshold,
+            "yanchor": "bottom",
+            "text": f"alert above {threshold:g}×",
+            "showarrow": False,
+            "font": {"size": 12, "color": colour["alert"]},
+        },
+    ]
+    line |= {"name": "ratio to the 1 h mean", "hovertemplate": _hover("<b>%{y:,.3~f}×</b> the 1 h mean")}
+    return {"data": [line, marked], "layout": layout}
+
+
+def rank_chart(
+    places: Sequence[int],
+    names: Sequence[str],
+    deviations: Sequence,
+    chosen: int,
+    *,
+    unit: str = "",
+    note: str = "",
+    revision: str = "",
+    theme: str = "light",
+) -> Figure:
+    """Markets by how variable they are, most variable on top, one of them set off.
+
+    places: 1 is the most variable. deviations: standard deviation or coefficient of variation, in unit.
+    chosen: the index of the market in question.
+    """
+    colour = PALETTES[theme]
+    labels = [f"{place}  {escape(name)}" for place, name in zip(places, names, strict=True)]
+    rows = list(range(len(labels)))
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "x": finite(deviations),
+        "y": rows,
+        "customdata": labels,
+        "marker": {"color": [colour["accent"] if row == chosen else colour["quiet"] for row in rows]},
+        "texttemplate": "%{x:,.3~g}",
+        "textposition": "auto",
+        "cliponaxis": False,
+        "hovertemplate": f"%{{customdata}}<br><b>%{{x:,.5~g}}</b> {escape(unit)}<extra></extra>",
+    }
+    layout = _layout(theme, revision, note)
+    layout["xaxis"] = {"visible": False, "rangemode": "tozero", "fixedrange": True}
+    layout["yaxis"] = {
+        "tickmode": "array",
+        "tickvals": rows,
+        "ticktext": [f"<b>{label}</b>" if row == chosen else label for row, label in zip(rows, labels, strict=True)],
+        "autorange": "reversed",
+        "showgrid": False,
+        "fixedrange": True,
+        "ticks": "",
+    }
+    return {"data": [bars], "layout": layout}
+
+
+def unit_of(measure: str, base: str | None, quote: str | None) -> str:
+    """The unit that a measure's name says: bps, %, or the market's own currency; empty where it has none."""
+    for ending, unit in _UNITS:
+        if measure.endswith(ending):
+            return unit
+    if measure == "price" or measure.startswith("quote_"):
+        return quote or ""
+    return (base or "") if measure.startswith("volume") else ""
+
+
+def words_of(measure: str) -> str:
+    """A measure's name as a person says it: `quote_volume_24h` is "Quote volume 24 h"."""
+    said = {"1m": "1 min", "5m": "5 min", "1h": "1 h", "24h": "24 h", "7d": "7 d", "bps": "", "pct": ""}
+    text = " ".join(filter(None, (said.get(word, word) for word in measure.split("_"))))
+    return text[:1].upper() + text[1:]
+
+
+def milliseconds(at: Sequence) -> list[int]:
+    """Moments as whole milliseconds since 1970: what stands for a time in every figure."""
+    return [_millisecond(moment) for moment in _plain(at)]
+
+
+def finite(values: Sequence) -> list[float | None]:
+    """Numbers, with None for what is absent or no number; JSON knows no NaN."""
+    return [
+        None if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
+        for value in _plain(values)
+    ]
+
+
+def holes(moments: Sequence[int], cadence_s: int) -> list[tuple[int, int]]:
+    """The last moment before and the first after each gap of more than 2.5 cadences, in milliseconds."""
+    longest = HOLE_CADENCES * cadence_s * 1000
+    return [
+        (before, after)
+        for before, after in zip(moments, moments[1:], strict=False)
+        if after - before > longest
+    ]
+
+
+def _plain(column: Any) -> list:
+    for method in ("to_pylist", "tolist"):
+        if hasattr(column, method):
+            return getattr(column, method)()
+    return list(column)
+
+
+def _millisecond(moment: Any) -> int:
+    if isinstance(moment, datetime):
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return round(aware.timestamp() * 1000)
+    return int(moment)
+
+
+def _line(moments: list[int], values: list, cadence_s: int, colour: str, width: float) -> Figure:
+    """A line that breaks at holes; a point alone between two holes is drawn as a dot."""
+    x, y = [], []
+    gaps = dict(holes(moments, cadence_s))
+    for moment, value in zip(moments, values, strict=True):
+        x.append(moment)
+        y.append(value)
+        if moment in gaps:
+            x.append((moment + gaps[moment]) // 2)
+            y.append(None)
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": x,
+        "y": y,
+        "customdata": x,
+        "connectgaps": False,
+        "line": {"color": colour, "width": width},
+        "marker": {"color": colour, "size": _dots(y), "line": {"width": 0}},
+    }
+
+
+def _dots(values: list) -> list[int] | int:
+    alone = [
+        value is not None
+        and (index == 0 or values[index - 1] is None)
+        and (index == len(values) - 1 or values[index + 1] is None)
+        for index, value in enumerate(values)
+    ]
+    return [5 if one else 0 for one in alone] if any(alone) else 0
+
+
+def _hole_shapes(moments: list[int], cadence_s: int, colour: str) -> list[Figure]:
+    found = holes(moments, cadence_s)
+    if len(found) > _HOLES_SHADED:
+        return []
+    return [
+        {
+            "type": "rect",
+            "yref": "paper",
+            "x0": before,
+            "x1": after,
+            "y0": 0,
+            "y1": 1,
+            "fillcolor": colour,
+            "line": {"width": 0},
+            "layer": "below",
+            "name": "hole",
+        }
+        for before, after in found
+    ]
+
+
+def _ratio_axis(ratios: list, most: float, threshold: float, log: bool) -> Figure:
+    axis: Figure = {"ticksuffix": "×", "nticks": 6}
+    if log:
+        least = min((ratio for ratio in ratios if ratio), default=0.1)
+        low = math.log10(min(0.5, max(least, 0.01)))
+        return axis | {"type": "log", "range": [low, math.log10(most * 1.4)], "dtick": 1}
+    return axis | {"range": [0, max(threshold * 1.25, most * 1.08)]}
+
+
+def _layout(theme: str, revision: str, note: str) -> Figure:
+    layout: Figure = {
+        "template": template(theme),
+        "uirevision": revision,
+    }
+    if note:
+        layout["annotations"] = [
+            {
+                "xref": "paper",
+                "yref": "paper",
+                "x": 1,
+                "y": 1,
+                "xanchor": "right",
+                "yanchor": "top",
+                "text": escape(note),
+                "showarrow": False,
+                "font": {"size": 11, "color": PALETTES[theme]["muted"]},
+            }
+        ]
+    return layout
+
+
+def _time_layout(theme: str, revision: str, note: str) -> Figure:
+    layout = _layout(theme, revision, note)
+    layout["xaxis"] = {"type": "date", "title": {"text": "UTC"}, "nticks": 8}
+    # a page that knows the viewer's zone shows local time; a figure by itself is in UTC
+    layout["meta"] = {"times": "UTC"}
+    return layout
+
+
+def _hover(first: str) -> str:
+    return f"{first}<br>%{{x|%a %d %b %H:%M}}<br>%{{customdata|%H:%M}} UTC<extra></extra>"

@@ -1,0 +1,320 @@
+"""Runs: what is refused before a kernel starts, what is kept after, and what signals, limits and kills do."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from cryptomon_lib.errors import AlreadyRunning, NotebookFailed, ParameterError, RunTimeout
+from cryptomon_lib.monitor import open_monitor
+from cryptomon_lib.run import Kernels, checked_parameters, declared_parameters, load_runs, run_job
+
+pytestmark = pytest.mark.notebook
+PROJECT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of its own: params, schedule, and notebooks written with `write`."""
+    home = tmp_path / "home"
+    for folder in ("params", "scheduled", "notebooks"):
+        (home / folder).mkdir(parents=True)
+    for name in ("base.yaml", "local.yaml"):
+        (home / "params" / name).write_text((PROJECT / "params" / name).read_text())
+    (home / "scheduled" / "schedule.yaml").write_text(
+        "both: {cron: '* * * * *', notebooks: [10_first, 20_second]}\n"
+    )
+    monkeypatch.setenv("CRYPTOMON_HOME", str(home))
+    monkeypatch.setenv("CRYPTOMON_ROOT", str(tmp_path / "root"))
+    monkeypatch.chdir(tmp_path)
+    return home
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    kept = Kernels(keep=True)
+    yield kept
+    kept.close()
+
+
+def write(home: Path, stem: str, *cells: str, parameters: str = 'environment = "local"\ncount = 3') -> Path:
+    notebook = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    notebook.cells = [
+        nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        *(nbformat.v4.new_code_cell(textwrap.dedent(cell)) for cell in cells),
+    ]
+    path = home / "notebooks" / f"{stem}.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def start(job: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "cryptomon_lib.cli", "run", job]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not happen in time")
+
+
+def has_begun(home: Path) -> int | None:
+    """The kernel's process id, once the slow cell of the notebook runs."""
+    marker = home / "pid"
+    return int(marker.read_text()) if marker.exists() and marker.read_text() else None
+
+
+SLOW = """
+    import os, pathlib, time
+    pathlib.Path(os.environ["CRYPTOMON_HOME"], "pid").write_text(str(os.getpid()))
+    time.sleep(120)
+"""
+
+
+def is_alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_the_parameters_of_a_notebook_are_those_of_its_tagged_cell(project):
+    path = write(project, "10_first", parameters='environment = "local"\ncount = 3  # unit\nnames = []')
+
+    assert declared_parameters(path) == {"environment": "local", "count": 3, "names": []}
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"cuont": 1}, "Did you mean count"),
+        ({"count; import os": 1}, "declares no parameter"),
+        ({"count": float("inf")}, "finite"),
+        ({"count": ".nan"}, "finite"),
+        ({"count": "three"}, "has to be a int"),
+        ({"count": "1.5"}, "has to be a int"),
+        ({"count": True}, "has to be a int"),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_refused_before_a_kernel_starts(project, values, says):
+    path = write(project, "10_first")
+
+    with pytest.raises(ParameterError, match=says):
+        checked_parameters(path, values)
+
+
+def test_text_is_read_as_the_type_of_the_declared_default(project):
+    path = write(
+        project, "10_first", parameters='name = ""\ncount = 3\nshare = 0.5\nnames = []\nchecked = False'
+    )
+    given = {"name": "0012", "count": "4", "share": "1", "names": "[a, b]", "checked": "true"}
+
+    assert checked_parameters(path, given) == {
+        "name": "0012",
+        "count": 4,
+        "share": 1.0,
+        "names": ["a", "b"],
+        "checked": True,
+    }
+
+
+def test_a_run_keeps_its_executed_notebook_and_a_record_with_the_facts_that_it_showed(project, kernels):
+    write(project, "10_first", "from cryptomon_lib import Facts", "Facts(rows=count, name='a<b')")
+    monitor = open_monitor("local")
+
+    (record,) = run_job(monitor, "first", {"count": "7"}, kernels)
+
+    assert record["status"] == "succeeded"
+    assert record["facts"] == {"rows": 7, "name": "a<b"}
+    assert record["parameters"] == {"environment": "local", "count": 7}
+    (kept,) = load_runs(monitor)
+    assert kept == record
+    copy = nbformat.reads(
+        monitor.storage.get(f"runs/{record['started_at'][:10]}/{record['run_id']}.ipynb").decode(), 4
+    )
+    assert "rows: 7" in copy.cells[-1].outputs[0]["data"]["text/plain"]
+
+
+def test_the_record_is_there_before_the_notebook_begins(project):
+    write(
+        project,
+        "10_first",
+        """
+        from cryptomon_lib import Facts, open_monitor
+        from cryptomon_lib.run import load_runs
+        Facts(status=load_runs(open_monitor("local"))[0]["status"])
+        """,
+    )
+
+    # a kernel of its own: it has the environment that the project is named in
+    (record,) = run_job(open_monitor("local"), "first")
+
+    assert record["facts"]["status"] == "running"
+
+
+def test_a_kept_kernel_begins_each_notebook_with_a_clean_namespace(project, kernels):
+    write(project, "10_first", "left_behind = 1")
+    write(project, "20_second", "assert 'left_behind' not in globals(), 'it leaked'", "count")
+    monitor = open_monitor("local")
+
+    run_job(monitor, "first", kernels=kernels)
+
+    assert run_job(monitor, "second", kernels=kernels)[0]["status"] == "succeeded"
+
+
+def test_a_job_runs_its_notebooks_in_order_and_gives_each_the_parameters_it_declares(project, kernels):
+    write(project, "10_first", "from cryptomon_lib import Facts; Facts(first=count)")
+    write(project, "20_second", "from cryptomon_lib import Facts; Facts(second=size)", parameters="size = 1")
+
+    records = run_job(open_monitor("local"), "both", {"count": 5, "size": 6}, kernels)
+
+    assert [record["facts"] for record in records] == [{"first": 5}, {"second": 6}]
+
+
+def test_a_cell_that_raises_fails_the_run_and_its_notebook_shows_where(project, kernels):
+    write(project, "10_first", "1 / 0", "count")
+    monitor = open_monitor("local")
+
+    with pytest.raises(NotebookFailed, match="ZeroDivisionError"):
+        run_job(monitor, "first", kernels=kernels)
+
+    (record,) = load_runs(monitor)
+    assert record["status"] == "failed" and "ZeroDivisionError" in record["reason"]
+    copy = monitor.storage.get(f"runs/{record['started_at'][:10]}/{record['run_id']}.ipynb").decode()
+    assert "ZeroDivisionError" in copy
+
+
+def test_an_error_of_ours_in_a_notebook_ends_with_that_errors_exit_code(project, kernels):
+    write(
+        project,
+        "10_first",
+        "from cryptomon_lib.errors import CollectError",
+        "raise CollectError('nobody answered')",
+    )
+
+    with pytest.raises(NotebookFailed, match="nobody answered") as caught:
+        run_job(open_monitor("local"), "first", kernels=kernels)
+
+    assert caught.value.exit_code == 4
+
+
+def test_a_failed_run_is_kept_and_of_the_successes_of_an_hour_only_the_newest(project, kernels):
+    write(project, "10_first", "assert count < 9")
+    monitor = open_monitor("local")
+    while datetime.now(UTC).minute == 59 and datetime.now(UTC).second > 40:
+        time.sleep(1)  # an hour that ends between the runs would rightly keep two
+
+    for count in (1, 9, 2, 3):
+        try:
+            run_job(monitor, "first", {"count": count}, kernels)
+        except NotebookFailed:
+            assert count == 9
+
+    notebooks = [one.key for one in monitor.storage.objects("runs") if one.key.endswith(".ipynb")]
+    by_id = {record["run_id"]: record for record in load_runs(monitor)}
+    kept = [by_id[Path(key).stem] for key in notebooks]
+    assert sorted(record["parameters"]["count"] for record in kept) == [3, 9]
+    assert len(by_id) == 4
+
+
+def test_a_cell_that_takes_too_long_ends_the_run(project, monkeypatch):
+    monkeypatch.setenv("CRYPTOMON_LIMITS__CELL_TIMEOUT_S", "2")
+    write(project, "10_first", "import time; time.sleep(60)")
+    monitor = open_monitor("local")
+
+    with pytest.raises(RunTimeout, match="cell_timeout_s"):
+        run_job(monitor, "first")
+
+    assert load_runs(monitor)[0]["status"] == "timeout"
+
+
+def test_a_run_that_takes_too_long_in_all_ends(project, monkeypatch):
+    monkeypatch.setenv("CRYPTOMON_LIMITS__RUN_TIMEOUT_S", "6")
+    write(project, "10_first", *["import time; time.sleep(3)"] * 30)
+    monitor = open_monitor("local")
+
+    with pytest.raises(RunTimeout, match="run_timeout_s"):
+        run_job(monitor, "first")
+
+    assert load_runs(monitor)[0]["status"] == "timeout"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_notebook_and_kernel_and_closes_the_record(project, number):
+    write(project, "10_first", SLOW)
+    process = start("first")
+    kernel = wait_until(lambda: has_begun(project))
+
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+
+    assert process.returncode == 128 + number
+    assert number.name in said
+    (record,) = load_runs(open_monitor("local"))
+    assert record["status"] == "stopped" and record["ended_at"]
+    wait_until(lambda: not is_alive(kernel), 10)
+
+
+def test_two_runs_of_a_job_never_overlap_and_a_killed_one_frees_its_lock(project, kernels):
+    write(project, "10_first", SLOW)
+    process = start("first")
+    kernel = wait_until(lambda: has_begun(project))
+    monitor = open_monitor("local")
+
+    with pytest.raises(AlreadyRunning, match="first"):
+        run_job(monitor, "first", kernels=kernels)
+    with pytest.raises(AlreadyRunning):
+        run_job(monitor, "both", kernels=kernels) if write(project, "20_second", "1") else None
+
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(10)
+    assert load_runs(monitor)[0]["status"] == "killed"
+    wait_until(lambda: not is_alive(kernel), 30)
+    write(project, "10_first", "count")
+    assert run_job(monitor, "first", kernels=kernels)[0]["status"] == "succeeded"
+
+
+def test_a_kernel_that_dies_fails_the_run_and_the_next_one_gets_a_new_kernel(project, kernels):
+    write(project, "10_first", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monitor = open_monitor("local")
+
+    with pytest.raises(NotebookFailed, match="died"):
+        run_job(monitor, "first", kernels=kernels)
+
+    write(project, "10_first", "count")
+    assert run_job(monitor, "first", kernels=kernels)[0]["status"] == "succeeded"
+
+
+def test_exit_in_a_cell_is_no_success_that_skips_the_rest(project, kernels):
+    write(project, "10_first", "import sys; sys.exit(0)", "open('never', 'w')")
+
+    with pytest.raises(NotebookFailed):
+        run_job(open_monitor("local"), "first", kernels=kernels)
+
+
+def test_a_plain_papermill_command_works_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for stem, wanted in (("10_collect", "stored"), ("20_flatten", "rows")):
+        command = [
+            sys.executable, "-m", "papermill", str(PROJECT / "notebooks" / f"{stem}.ipynb"), "out.ipynb",
+            "-f", str(PROJECT / "params" / "local.yaml"), "-p", "root", str(tmp_path / "root"),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        cells = json.loads(Path("out.ipynb").read_text())["cells"]
+        facts = next(
+            out["data"] for cell in reversed(cells) for out in cell.get("outputs", []) if "data" in out
+        )
+        assert facts["application/vnd.cryptomon.facts+json"][wanted] > 0
