@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit notebooks format lab dashboard simulate bench lock clean
+.PHONY: help run test lint unit notebooks format tour lab dashboard simulate bench lock clean
 
 help:  ## list the targets
 	@echo "make TARGET [PARAMS=local|live|dev|staging|prod]"
@@ -36,6 +36,10 @@ notebooks: $(READY)
 format: $(READY)  ## format code and strip notebooks
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+tour: $(READY)  ## execute the tour anew and keep its outputs, which tests compare it with
+	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False \
+		notebooks/00_tour.ipynb
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks

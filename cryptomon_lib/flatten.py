@@ -22,7 +22,7 @@ from cryptomon_lib.errors import AccountingError, PayloadError
 from cryptomon_lib.lake import Batch
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.payloads import ARCHIVE, INGEST, QUARANTINE, Payload, unpack
-from cryptomon_lib.shape import Flattened, Instrument
+from cryptomon_lib.shape import UNFINISHED, Flattened, Instrument
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def _flatten_batch(monitor: Monitor, batch: list[_Taken], instruments, summary: 
     fresh = [taken for taken in batch if taken.flattened]
     # before the commit: after it, a run that was killed here would not look at these rows again
     for taken in fresh:
-        _keep_rejects(monitor, taken)
+        _keep_rejects(monitor, taken, again)
     for name in TABLES:
         _append(monitor, name, [one for one in fresh if one.flattened.table == name], summary, again)
     summary.payloads += len(batch)
@@ -242,17 +242,21 @@ def _append(monitor: Monitor, name: str, taken: list[_Taken], summary: Summary, 
         raise AccountingError(
             f"{name}: entries are not written + rejected + known: {summary}. This is a bug."
         )
-    if reasons:
-        log.warning("%s: %d rows rejected: %s", name, reasons.total(), dict(reasons.most_common(5)))
+    faults = Counter({reason: count for reason, count in reasons.items() if reason != UNFINISHED})
+    if faults:
+        log.warning("%s, rows rejected: %d. %s", name, faults.total(), dict(faults.most_common(5)))
 
 
-def _keep_rejects(monitor: Monitor, taken: _Taken) -> None:
+def _keep_rejects(monitor: Monitor, taken: _Taken, again: bool) -> None:
     # a candle that has not ended comes again in the next poll: that is no fault of the row
-    faults = [one for one in taken.flattened.rejected if one[1] != "the interval had not ended"]
+    faults = [one for one in taken.flattened.rejected if one[1] != UNFINISHED]
+    key = f"{REJECTED}/{taken.payload.id.removesuffix('.json.gz')}.json"
     if faults:
         says = {"payload": taken.payload.id, "count": len(faults), "rows": faults[:_REJECTS_SHOWN]}
-        name = taken.payload.id.removesuffix(".json.gz")
-        monitor.storage.put(f"{REJECTED}/{name}.json", json.dumps(says, indent=1).encode())
+        monitor.storage.put(key, json.dumps(says, indent=1).encode())
+    elif again:
+        # after the fix there is nothing to tell of any more
+        monitor.storage.delete(key)
 
 
 def _move_on(monitor: Monitor, taken: _Taken) -> None:

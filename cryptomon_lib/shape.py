@@ -22,6 +22,9 @@ from cryptomon_lib.tables import ARROW_TYPES, PRICE_MAX, VOLUME_MAX, day_of, sch
 Number = float | str | None
 Columns = dict[str, Any]
 
+# the newest candle of most answers: it comes again, whole, with the next poll
+UNFINISHED = "the interval had not ended"
+
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _TICK_NUMBERS = (
     "price", "bid", "ask", "open_24h", "high_24h", "low_24h", "change_24h", "change_24h_pct",
