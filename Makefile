@@ -17,16 +17,16 @@ run: $(READY)  ## run the whole monitor with its dashboard, until Ctrl-C
 
 test: lint unit notebooks  ## lint, tests, notebooks, S3, browser where a Chromium is found
 
-lint: $(READY)
+lint: $(READY)  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-unit: $(READY)
+unit: $(READY)  ## tests, S3 and browser included
 	$(BIN)/python -m pytest -q
 
 # nbval gives no parameters: the defaults run, on a root of their own. The tour is compared with its kept
 # outputs; of the others only what is tagged nbval-check-output.
-notebooks: $(READY)
+notebooks: $(READY)  ## run every notebook, the tour compared with its outputs
 	@root=$$(mktemp -d); trap 'rm -rf "$$root"' EXIT; export CRYPTOMON_ROOT="$$root"; \
 	$(BIN)/python -m pytest -q -p no:cacheprovider --nbval-current-env --nbval-cell-timeout 300 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval notebooks/0*.ipynb && \
