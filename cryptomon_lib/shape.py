@@ -119,19 +119,18 @@ def ticks(
     """
     symbols = columns["symbol"]
     size = len(symbols)
-    values = {
-        name: numbers(columns[name]) if name in columns else np.full(size, np.nan) for name in _TICK_NUMBERS
-    }
+    values = {name: numbers(columns[name]) for name in _TICK_NUMBERS if name in columns}
     faults = _Faults(size)
     with np.errstate(invalid="ignore", divide="ignore"):
-        for name in ("price", "bid", "ask", "open_24h", "high_24h", "low_24h"):
+        for name in _present(values, "price", "bid", "ask", "open_24h", "high_24h", "low_24h"):
             faults.where(values[name] < 0, f"{name} is negative")
             faults.where(values[name] > PRICE_MAX, f"{name} is above {PRICE_MAX:g}")
             values[name][values[name] == 0] = np.nan
-        for name in ("volume_24h", "quote_volume_24h", "volume_today"):
+        for name in _present(values, "volume_24h", "quote_volume_24h", "volume_today"):
             faults.where(values[name] < 0, f"{name} is negative")
             faults.where(values[name] > VOLUME_MAX, f"{name} is above {VOLUME_MAX:g}")
-        faults.where(values["high_24h"] < values["low_24h"], "high_24h is below low_24h")
+        if "high_24h" in values and "low_24h" in values:
+            faults.where(values["high_24h"] < values["low_24h"], "high_24h is below low_24h")
         _derive_change(values)
     market = _market_columns(columns, source, instruments or {})
     faults.market(market)
@@ -140,7 +139,7 @@ def ticks(
         "collected_at": pa.repeat(pa.scalar(collected_at, ARROW_TYPES["time"]), size),
         "exchange_at": _from_ms(at) if at is not None else pa.nulls(size, ARROW_TYPES["time"]),
         "day": pa.repeat(day_of(collected_at), size),
-        **{name: pa.array(array, from_pandas=True) for name, array in values.items()},
+        **{name: _column(values.get(name), size) for name in _TICK_NUMBERS},
     }
     return faults.flattened("ticks", built, symbols, rejected)
 
@@ -231,46 +230,68 @@ def _number(value: Any) -> float:
 
 def _derive_change(values: dict[str, np.ndarray]) -> None:
     """Change and percent from the open where the exchange gives only that; null where there was no trade."""
+    if "price" not in values:
+        return
     untraded = np.isnan(values["price"])
-    for name in ("high_24h", "low_24h", "change_24h", "change_24h_pct"):
+    for name in _present(values, "high_24h", "low_24h", "change_24h", "change_24h_pct"):
         values[name][untraded] = np.nan
-    change, opened = values["change_24h"], values["open_24h"]
-    change = np.where(np.isnan(change), values["price"] - opened, change)
-    percent = values["change_24h_pct"]
+    if "open_24h" not in values:
+        return
+    opened = values["open_24h"]
+    change = _where_absent(values.get("change_24h"), values["price"] - opened)
     values["change_24h"] = change
-    values["change_24h_pct"] = np.where(np.isnan(percent), change / opened * 100, percent)
+    values["change_24h_pct"] = _where_absent(values.get("change_24h_pct"), change / opened * 100)
+
+
+def _present(values: Mapping[str, Any], *names: str) -> list[str]:
+    # in this order always: of several reasons the first is told
+    return [name for name in names if name in values]
+
+
+def _where_absent(given: np.ndarray | None, derived: np.ndarray) -> np.ndarray:
+    return derived if given is None else np.where(np.isnan(given), derived, given)
+
+
+def _column(values: np.ndarray | None, size: int) -> pa.Array:
+    return pa.nulls(size, pa.float64()) if values is None else pa.array(values, from_pandas=True)
 
 
 def _market_columns(columns: Mapping[str, Any], source: str, instruments: Mapping[str, Instrument]) -> dict:
-    symbols = columns["symbol"]
+    symbols = _texts(columns["symbol"])
     size = len(symbols)
-    exchanges = columns.get("exchange")
-    if exchanges is None:
-        ids = [f"{source}:{source}:{symbol}" for symbol in symbols]
-        exchanges = pa.repeat(source, size)
-    else:
-        ids = [f"{source}:{exchange}:{symbol}" for exchange, symbol in zip(exchanges, symbols, strict=True)]
-    if "base" in columns:
-        bases, quotes = columns["base"], columns["quote"]
-        kinds = columns.get("kind")
-    else:
-        found = [instruments.get(symbol) for symbol in columns.get("pair", symbols)]
-        bases = [one and one.base for one in found]
-        quotes = [one and one.quote for one in found]
-        kinds = columns.get("kind") or [one.kind if one else "spot" for one in found]
-    markets = [
-        f"{base}-{quote}" if base and quote else None for base, quote in zip(bases, quotes, strict=True)
-    ]
+    exchanges = _texts(columns["exchange"]) if "exchange" in columns else pa.repeat(source, size)
+    bases, quotes, kinds = _split(columns, instruments, size)
     return {
-        "market_id": pa.array(ids, pa.string()),
+        "market_id": pc.binary_join_element_wise(source, exchanges, symbols, ":"),
         "source": pa.repeat(source, size),
-        "exchange": pa.array(exchanges, pa.string()),
-        "symbol": pa.array(symbols, pa.string()),
-        "market": pa.array(markets, pa.string()),
-        "base": pa.array(bases, pa.string()),
-        "quote": pa.array(quotes, pa.string()),
-        "kind": pa.array(kinds, pa.string()) if kinds is not None else pa.repeat("spot", size),
+        "exchange": exchanges,
+        "symbol": symbols,
+        "market": pc.binary_join_element_wise(bases, quotes, "-"),
+        "base": bases,
+        "quote": quotes,
+        "kind": kinds,
     }
+
+
+def _split(columns: Mapping[str, Any], instruments: Mapping[str, Instrument], size: int) -> tuple:
+    """Base, quote and kind: as the exchange's module gives them, else from the list of instruments."""
+    spot = pa.repeat("spot", size)
+    if "base" in columns:
+        kinds = _texts(columns["kind"]) if "kind" in columns else spot
+        return _texts(columns["base"]), _texts(columns["quote"]), kinds
+    pairs = columns.get("pair", columns["symbol"])
+    pairs = pairs.to_pylist() if isinstance(pairs, pa.Array) else pairs
+    found = [instruments.get(pair) for pair in pairs] if instruments else []
+    nothing = pa.nulls(size, pa.string())
+    bases = _texts([one and one.base for one in found]) if found else nothing
+    quotes = _texts([one and one.quote for one in found]) if found else nothing
+    if "kind" in columns:
+        return bases, quotes, _texts(columns["kind"])
+    return bases, quotes, _texts([one.kind if one else "spot" for one in found]) if found else spot
+
+
+def _texts(values: Sequence[str | None] | pa.Array) -> pa.Array:
+    return values if isinstance(values, pa.Array) else pa.array(values, pa.string())
 
 
 def _from_ms(values: Sequence[Any]) -> pa.Array:
@@ -303,6 +324,8 @@ class _Faults:
             .astype(bool),
             "the symbol is absent",
         )
+        if not also and pc.count_distinct(market["market_id"], mode="all").as_py() == len(symbols):
+            return
         keys = market["market_id"].to_pylist()
         if also:
             keys = list(zip(keys, *(column.tolist() for column in also), strict=True))

@@ -22,7 +22,7 @@ CANDLES_MAX = 1000
 T = TypeVar("T")
 
 
-class _Ticker(msgspec.Struct):
+class _Ticker(msgspec.Struct, gc=False):
     symbol: str
     lastPrice: Number = None
     bidPrice: Number = None
@@ -37,7 +37,7 @@ class _Ticker(msgspec.Struct):
     closeTime: Number = None
 
 
-class _Symbol(msgspec.Struct):
+class _Symbol(msgspec.Struct, gc=False):
     symbol: str
     baseAsset: str
     quoteAsset: str

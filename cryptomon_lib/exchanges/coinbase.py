@@ -13,7 +13,7 @@ TICKERS = "/products/stats"
 INSTRUMENTS = "/products"
 
 
-class _Day(msgspec.Struct):
+class _Day(msgspec.Struct, gc=False):
     open: Number = None
     high: Number = None
     low: Number = None
@@ -21,11 +21,11 @@ class _Day(msgspec.Struct):
     volume: Number = None
 
 
-class _Stats(msgspec.Struct):
+class _Stats(msgspec.Struct, gc=False):
     stats_24hour: _Day | None = None
 
 
-class _Product(msgspec.Struct):
+class _Product(msgspec.Struct, gc=False):
     id: str
     base_currency: str
     quote_currency: str

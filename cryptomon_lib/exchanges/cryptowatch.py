@@ -7,6 +7,8 @@ An aggregator: keys are `exchange:pair`, pairs are joined in lower case, derivat
 from typing import Generic, TypeVar
 
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cryptomon_lib.shape import Columns, Instrument, Number, Rows, numbers
 
@@ -26,35 +28,35 @@ class _Listed(msgspec.Struct, Generic[T]):
     result: list[T]
 
 
-class _Change(msgspec.Struct):
+class _Change(msgspec.Struct, gc=False):
     absolute: Number = None
     percentage: Number = None
 
 
-class _Price(msgspec.Struct):
+class _Price(msgspec.Struct, gc=False):
     last: Number = None
     high: Number = None
     low: Number = None
     change: _Change = msgspec.field(default_factory=_Change)
 
 
-class _Summary(msgspec.Struct):
+class _Summary(msgspec.Struct, gc=False):
     price: _Price
     volume: Number = None
     volumeQuote: Number = None
 
 
-class _Currency(msgspec.Struct):
+class _Currency(msgspec.Struct, gc=False):
     symbol: str
 
 
-class _Pair(msgspec.Struct):
+class _Pair(msgspec.Struct, gc=False):
     symbol: str
     base: _Currency
     quote: _Currency
 
 
-class _Refusal(msgspec.Struct):
+class _Refusal(msgspec.Struct, gc=False):
     error: str | None = None
 
 
@@ -71,18 +73,19 @@ def refused(body: bytes) -> str | None:
 def flatten_tickers(body: bytes) -> tuple[Columns, list]:
     """Columns of all markets of all exchanges, one entry per key."""
     names, rows, rejected = _SUMMARIES.decode(body)
-    exchanges, symbols = (
-        zip(*(name.split(":", 1) if ":" in name else (name, "") for name in names), strict=True)
-        if names
-        else ((), ())
-    )
+    exchanges, _, symbols = zip(*(name.partition(":") for name in names), strict=True) if names else ((),) * 3
+    symbols = pa.array(symbols, pa.string())
     prices = [row.price for row in rows]
     changes = [price.change for price in prices]
     return {
         "exchange": exchanges,
         "symbol": symbols,
-        "pair": [symbol.partition("-")[0] for symbol in symbols],
-        "kind": [_kind(symbol) for symbol in symbols],
+        "pair": pc.list_element(pc.split_pattern(symbols, "-", max_splits=1), 0),
+        "kind": pc.if_else(
+            pc.match_substring(symbols, "-perpetual"),
+            "perpetual",
+            pc.if_else(pc.match_substring(symbols, "-"), "future", "spot"),
+        ),
         "price": [price.last for price in prices],
         "high_24h": [price.high for price in prices],
         "low_24h": [price.low for price in prices],
@@ -97,9 +100,3 @@ def read_instruments(body: bytes) -> list[Instrument]:
     """All pairs; one pair trades on many exchanges."""
     _, rows, _ = _PAIRS.decode(body)
     return [Instrument(row.symbol, row.base.symbol.upper(), row.quote.symbol.upper()) for row in rows]
-
-
-def _kind(symbol: str) -> str:
-    if "-" not in symbol:
-        return "spot"
-    return "perpetual" if "-perpetual" in symbol else "future"

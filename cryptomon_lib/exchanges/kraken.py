@@ -30,7 +30,7 @@ class _Envelope(msgspec.Struct, Generic[T]):
     error: list = []
 
 
-class _Ticker(msgspec.Struct):
+class _Ticker(msgspec.Struct, gc=False):
     c: list[Number] = []
     v: list[Number] = []
     p: list[Number] = []
@@ -44,7 +44,7 @@ class _Refusal(msgspec.Struct):
     error: list[str] = []
 
 
-class _Pair(msgspec.Struct):
+class _Pair(msgspec.Struct, gc=False):
     wsname: str = ""
     altname: str = ""
     status: str = "online"

@@ -1,0 +1,82 @@
+"""What the benchmarks share: wall and CPU time of rounds taken in turn, peak memory, the recorded payload."""
+
+import gc
+import gzip
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import psutil
+
+CAPTURES = Path(
+    os.environ.get("CRYPTOMON_CAPTURES") or Path(__file__).resolve().parents[2] / "shared" / "captures"
+)
+
+
+def in_turn(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
+    """Median wall and CPU milliseconds of each, the rounds interleaved so that noise meets all alike."""
+    wall = {name: [] for name in contenders}
+    cpu = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, work in contenders.items():
+            gc.collect()
+            began, spent = time.perf_counter(), time.process_time()
+            work()
+            if number:  # the first round warms up
+                wall[name].append((time.perf_counter() - began) * 1e3)
+                cpu[name].append((time.process_time() - spent) * 1e3)
+    return {
+        name: {"wall_ms": statistics.median(wall[name]), "cpu_ms": statistics.median(cpu[name])}
+        for name in contenders
+    }
+
+
+def peak_mb(script: str, *words: str) -> float:
+    """By how much the work of a process of its own raises its resident memory, at the highest, in MB."""
+    command = [sys.executable, script, *words]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def say_peak(work: Callable[[], object]) -> None:
+    """Do the work and print by how much it raised this process' memory at its highest, for `peak_mb`."""
+    before = psutil.Process().memory_info().rss
+    work()
+    print(max(0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before / 2**20))
+
+
+def cryptowatch_body() -> tuple[bytes, str]:
+    """One Cryptowatch answer of 9,590 markets, and where it is from: recorded, else made up in its shape."""
+    recorded = CAPTURES / "cryptowatch" / "ingest.json.gz"
+    if recorded.is_file():
+        return b'{"result":' + gzip.decompress(recorded.read_bytes()) + b"}", "recorded"
+    rows = {
+        f"exchange{number % 29}:coin{number}usd": {
+            "price": {
+                "last": 1e-6 * (number + 1) ** 2.1,
+                "high": 1.1e-6 * (number + 1) ** 2.1,
+                "low": 0.9e-6 * (number + 1) ** 2.1,
+                "change": {"percentage": 0.0123456789 * (number % 7 - 3), "absolute": 1e-8 * number},
+            },
+            "volume": 12345.678901 * (number % 101),
+            "volumeQuote": 98765.4321 * (number % 97),
+        }
+        for number in range(9590)
+    }
+    return msgspec.json.encode({"result": rows}), "made up"
+
+
+def table(rows: Mapping[str, Mapping[str, float]], of: str, base: str) -> str:
+    """Rows of measures as text, with the ratio to one of them."""
+    lines = [f"{'':<34}{'wall ms':>10}{'CPU ms':>10}{'peak MB':>10}{'x ' + of:>12}"]
+    for name, row in rows.items():
+        peak = f"{row['peak_mb']:10.0f}" if "peak_mb" in row else " " * 10
+        lines.append(
+            f"{name:<34}{row['wall_ms']:10.1f}{row['cpu_ms']:10.1f}{peak}{row['wall_ms'] / rows[base]['wall_ms']:12.2f}"
+        )
+    return "\n".join(lines)
