@@ -121,7 +121,7 @@ def collect_payloads(
         outcomes = run(pool, poll, plan, progress)
     poll.check_newest()
     collected = Collected(poll.outcomes + outcomes)
-    _check_collected(collected, names)
+    _check_collected(collected, names, endpoint)
     return collected
 
 
@@ -186,16 +186,12 @@ class _Poll:
         """Says of each exchange's newest tickers when they are fewer than they should be."""
         for name, (outcome, body) in self.newest.items():
             try:
-                columns, _ = known.get(name).flatten_tickers(body)
-            except (PayloadError, msgspec.DecodeError) as error:
+                symbols = sorted(known.get(name).list_symbols(body))
+            except PayloadError as error:
                 outcome.says = f"stored, but it will not flatten: {error}"
                 continue
-            exchanges = columns.get("exchange", [name] * len(columns["symbol"]))
-            found = {
-                f"{exchange}:{symbol}" for exchange, symbol in zip(exchanges, columns["symbol"], strict=True)
-            }
-            outcome.markets = len(found)
-            outcome.says = self._too_few(name, sorted(found))
+            outcome.markets = len(symbols)
+            outcome.says = self._too_few(name, symbols)
             if outcome.says:
                 log.warning("%s: %s", name, outcome.says)
 
@@ -320,13 +316,17 @@ def _check(monitor: Monitor, names: list[str], endpoint: str, samples: int, ever
         raise ConfigError(f"samples is {samples} and every_s is {every_s}: both have to be 1 or more.")
 
 
-def _check_collected(collected: Collected, names: list[str]) -> None:
+def _check_collected(collected: Collected, names: list[str], endpoint: str) -> None:
     # an instruments list alone is no market data; a run of nothing but instruments asked for it
-    asked = {outcome.endpoint for outcome in collected.outcomes} != {"instruments"}
+    asked = endpoint != "instruments"
     useful = [one for one in collected.outcomes if not (asked and one.endpoint == "instruments")]
-    if useful and all(outcome.state == "failed" for outcome in useful):
-        last = {outcome.source: outcome.says for outcome in useful}
-        raise CollectError(f"None of {', '.join(names)} gave a payload. " + " | ".join(last.values()))
+    if all(outcome.state == "failed" for outcome in useful):
+        last = {outcome.source: outcome.says for outcome in useful or collected.outcomes if outcome.says}
+        why = (
+            " | ".join(last.values())
+            or "There was nothing to ask for: no market of the watchlist has candles there."
+        )
+        raise CollectError(f"None of {', '.join(names)} gave a payload. {why}")
 
 
 def _start(monitor: Monitor, as_of: str | datetime | None, every_s: int) -> datetime:

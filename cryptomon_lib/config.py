@@ -18,8 +18,8 @@ import yaml
 from cryptomon_lib.errors import ConfigError
 
 PREFIX = "CRYPTOMON_"
-# read from the environment, but not a setting: where the project is, which params file, where to talk
-RESERVED = {"CRYPTOMON_HOME", "CRYPTOMON_ENVIRONMENT", "CRYPTOMON_LOG"}
+# read from the environment, but not a setting: where the project is, which params file, where to talk, what to test by
+RESERVED = {"CRYPTOMON_HOME", "CRYPTOMON_ENVIRONMENT", "CRYPTOMON_LOG", "CRYPTOMON_CAPTURES"}
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
@@ -212,18 +212,20 @@ def _params(name: str) -> dict:
     return values
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML that refuses a key given twice, of which the plain loader silently keeps the last."""
 
 
 def _unique_mapping(loader, node):
     seen = set()
     for key, _ in node.value:
-        if key.value in seen:
+        # a key that is a list is the plain loader's to refuse
+        name = str(key.value)
+        if name in seen:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key.value!r} stands twice", key.start_mark
+                None, None, f"the key {name!r} stands twice", key.start_mark
             )
-        seen.add(key.value)
+        seen.add(name)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
@@ -262,6 +264,10 @@ def _from_environ() -> dict:
         group = values
         for section in sections:
             group = group.setdefault(section, {})
+            if not isinstance(group, dict):
+                raise ConfigError(
+                    f"{name}: {section} is {group!r} by another variable; it has to be keys and values."
+                )
         group[key] = _parse(name, os.environ[name], key)
     return values
 

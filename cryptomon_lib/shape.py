@@ -85,6 +85,16 @@ class Rows:
             return list(found), list(found.values()), rejected
         return None, found, rejected
 
+    def names(self, body: bytes) -> list[str]:
+        """The symbols of a body whose rows are a dict by symbol; the rows are not looked at.
+
+        Raises PayloadError: the body is not of the envelope's form.
+        """
+        try:
+            return list(self._pick(self._raw.decode(body)))
+        except msgspec.DecodeError as error:
+            raise PayloadError(f"The payload has another form than documented: {error}.") from error
+
     def _decode_each(self, body: bytes) -> tuple[Any, list[tuple[str, str]]]:
         try:
             found = self._pick(self._raw.decode(body))
@@ -166,7 +176,7 @@ def candles(
     opened_ms = numbers(columns["opened_at_ms"])
     faults = _Faults(size)
     faults.where(np.isnan(opened_ms) | (opened_ms < 0) | (opened_ms > 4e12), "opened_at is no time")
-    opened_ms = np.nan_to_num(opened_ms).astype("int64")
+    opened_ms = np.clip(np.nan_to_num(opened_ms), 0, 4e12).astype("int64")
     faults.where(
         opened_ms + interval_s * 1000 > collected_at.timestamp() * 1000, "the interval had not ended"
     )
@@ -181,7 +191,7 @@ def candles(
     market = _market_columns(columns, source, instruments or {})
     faults.market(market, opened_ms)
     trades = numbers(columns["trades"]) if "trades" in columns else np.full(size, np.nan)
-    opened = pa.array(np.clip(opened_ms, 0, int(4e12)) * 1000).cast(ARROW_TYPES["time"])
+    opened = pa.array(opened_ms * 1000).cast(ARROW_TYPES["time"])
     built = market | {
         "interval_s": pa.repeat(pa.scalar(interval_s, pa.int64()), size),
         "opened_at": opened,
@@ -215,7 +225,7 @@ def _fast_numbers(values: Sequence[Any]) -> np.ndarray | None:
         if not (pa.types.is_string(array.type) or pa.types.is_floating(array.type)):
             return None
         return pc.cast(array, pa.float64()).to_numpy(zero_copy_only=False).copy()
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         return None
 
 
@@ -331,8 +341,11 @@ class _Faults:
             keys = list(zip(keys, *(column.tolist() for column in also), strict=True))
         if len(set(keys)) < len(keys):
             seen: set = set()
-            # set.add gives None, so this is True exactly for what was seen before
-            twice = np.fromiter((key in seen or bool(seen.add(key)) for key in keys), bool, len(keys))
+            # set.add gives None, so this is True exactly for what was seen before among rows that stay
+            marked = zip(keys, self.bad.tolist(), strict=True)
+            twice = np.fromiter(
+                (not bad and (key in seen or bool(seen.add(key))) for key, bad in marked), bool, len(keys)
+            )
             self.where(twice, "the same market is in the payload twice")
 
     def flattened(self, table: str, built: Mapping, symbols: Sequence, rejected: Sequence) -> Flattened:

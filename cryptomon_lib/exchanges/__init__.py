@@ -5,6 +5,7 @@ A module gives
     refused(body)               the exchange's own words where a body is its error, else None
     TICKERS                     route and query of the call that brings all markets
     flatten_tickers(body)       -> (columns for shape.ticks, rejected entries)
+    list_symbols(body)          the symbols in such a payload, at little cost: is it complete?
 and where the exchange has them
     INSTRUMENTS, read_instruments(body) -> [Instrument]     the list that tells base and quote apart
     SPLIT_BY_INSTRUMENTS = True                             its tickers need that list

@@ -89,6 +89,11 @@ def flatten_tickers(body: bytes) -> tuple[Columns, list]:
     }, rejected
 
 
+def list_symbols(body: bytes) -> list[str]:
+    """The names of all symbols of a tickers payload, without looking at the rows."""
+    return [row.symbol for row in _TICKERS.decode(body)[1]]
+
+
 def read_instruments(body: bytes) -> list[Instrument]:
     """All symbols, those that trade no more too: history names them."""
     _, rows, _ = _SYMBOLS.decode(body)

@@ -69,6 +69,11 @@ def split(symbol: str) -> tuple[str | None, str | None]:
     return (base.upper(), quote.upper()) if base and dash and quote else (None, None)
 
 
+def list_symbols(body: bytes) -> list[str]:
+    """The names of all products of a tickers payload, without looking at the rows."""
+    return _STATS.names(body)
+
+
 def read_instruments(body: bytes) -> list[Instrument]:
     """All products."""
     _, rows, _ = _PRODUCTS.decode(body)

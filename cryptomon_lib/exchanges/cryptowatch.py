@@ -96,6 +96,11 @@ def flatten_tickers(body: bytes) -> tuple[Columns, list]:
     }, rejected
 
 
+def list_symbols(body: bytes) -> list[str]:
+    """The names of all markets, `exchange:pair` of a tickers payload, without looking at the rows."""
+    return _SUMMARIES.names(body)
+
+
 def read_instruments(body: bytes) -> list[Instrument]:
     """All pairs; one pair trades on many exchanges."""
     _, rows, _ = _PAIRS.decode(body)

@@ -92,6 +92,11 @@ def split(symbol: str) -> tuple[str | None, str | None]:
     return _PLAIN.get(base, base).upper(), _PLAIN.get(quote, quote).upper()
 
 
+def list_symbols(body: bytes) -> list[str]:
+    """The names of all pairs of a tickers payload, without looking at the rows."""
+    return _TICKERS.names(body)
+
+
 def read_instruments(body: bytes) -> list[Instrument]:
     """All pairs under the names that tickers have."""
     _, rows, _ = _PAIRS.decode(body)

@@ -6,8 +6,7 @@
 with newest as (
     select
         source,
-        max(collected_at) as collected_at,
-        count(distinct market_id) as markets
+        max(collected_at) as collected_at
     from ticks
     where
         day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour) as varchar)
@@ -20,14 +19,12 @@ final as (
     select
         source,
         collected_at,
-        date_diff('millisecond', collected_at, cast(current_timestamp at time zone 'UTC' as timestamp(3))) / 1e3 as age_s,
-        markets
+        date_diff('millisecond', collected_at, cast(current_timestamp at time zone 'UTC' as timestamp(3))) / 1e3 as age_s
     from newest
 )
 
 select
     source,
     collected_at,
-    age_s,
-    markets
+    age_s
 from final
