@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 Figure = dict[str, Any]
@@ -46,6 +47,7 @@ THRESHOLD = 3.0
 HOLE_CADENCES = 2.5
 # from here on a linear axis would press all but the burst against the floor
 _LOG_FROM = 20.0
+_RIGHT = {"side": "right", "automargin": False, "nticks": 6}
 _HOLES_SHADED = 24
 _UNITS = (("_bps", "bps"), ("_pct", "%"), ("_usd", "USD"), ("_s", "s"), ("_ms", "ms"))
 
@@ -93,6 +95,7 @@ def value_chart(
     unit: str = "",
     cadence_s: int = 60,
     bars: bool = False,
+    window: tuple[int, int] | None = None,
     note: str = "",
     revision: str = "",
     theme: str = "light",
@@ -100,27 +103,30 @@ def value_chart(
     """One measure of one market over time, the mean of the hour before each point beside it.
 
     at: naive UTC or aware datetimes, or milliseconds since 1970; values and averages in unit, None where absent.
-    bars: for what belongs to an interval (a minute's volume). note: words in the corner, kept by a download.
+    bars: for what belongs to an interval (a minute's volume). window: what the axis spans, in milliseconds.
+    note: words in the corner, kept by a download.
     revision: while it is the same, a page that draws anew keeps the viewer's zoom.
     """
     colour, moments = PALETTES[theme], milliseconds(at)
-    hover = _hover(f"<b>%{{y:,.6~g}}</b> {escape(unit)}")
+    hover = _hover(f"<b>%{{y:,.7~r}}</b> {escape(unit)}")
     drawn: dict[str, Any] = {"name": escape(name), "hovertemplate": hover}
     if bars:
         drawn |= {"type": "bar", "marker": {"color": colour["accent"]}}
         drawn |= {"x": moments, "y": finite(values), "width": cadence_s * 1000 * 0.9, "customdata": moments}
     else:
         drawn |= _line(moments, finite(values), cadence_s, colour["accent"], 1.8)
-    data = [drawn]
+    data = [drawn] if bars else [drawn, *_dots(drawn)]
     if averages is not None:
         mean = _line(moments, finite(averages), cadence_s, colour["mean"], 1.4)
         mean["line"]["dash"] = "dot"
         data.append(
-            {**mean, "name": "mean of the hour before", "hovertemplate": _hover("1 h mean <b>%{y:,.6~g}</b>")}
+            {**mean, "name": "mean of the hour before", "hovertemplate": _hover("1 h mean <b>%{y:,.7~r}</b>")}
         )
-    layout = _time_layout(theme, revision, note)
-    layout["yaxis"] = {"title": {"text": escape(unit)}, "nticks": 6, "rangemode": "tozero" if bars else "normal"}
+    layout = _time_layout(theme, revision, note, window)
+    layout["yaxis"] = {**_RIGHT, "rangemode": "tozero" if bars else "normal"}
     layout["shapes"] = _hole_shapes(moments, cadence_s, colour["hole"])
+    if unit:
+        layout["annotations"] = [*layout.get("annotations", []), _over_axis(unit, colour["muted"])]
     return {"data": data, "layout": layout}
 
 
@@ -130,6 +136,7 @@ def ratio_chart(
     *,
     threshold: float = THRESHOLD,
     cadence_s: int = 60,
+    window: tuple[int, int] | None = None,
     note: str = "",
     revision: str = "",
     theme: str = "light",
@@ -162,9 +169,9 @@ def ratio_chart(
             "symbol": "triangle-up",
             "line": {"color": colour["surface"], "width": 1},
         },
-        "hovertemplate": _hover(f"<b>%{{y:,.3~g}}×</b> above {threshold:g}×"),
+        "hovertemplate": _hover(f"<b>%{{y:,.4~r}}×</b> above {threshold:g}×"),
     }
-    layout = _time_layout(theme, revision, note)
+    layout = _time_layout(theme, revision, note, window)
     layout["yaxis"] = _ratio_axis(ratios, most, threshold, log)
     layout["shapes"] = [
         *_hole_shapes(moments, cadence_s, colour["hole"]),
@@ -189,11 +196,13 @@ def ratio_chart(
             "yanchor": "bottom",
             "text": f"alert above {threshold:g}×",
             "showarrow": False,
+            "bgcolor": colour["surface"],
+            "opacity": 0.9,
             "font": {"size": 12, "color": colour["alert"]},
         },
     ]
-    line |= {"name": "ratio to the 1 h mean", "hovertemplate": _hover("<b>%{y:,.3~f}×</b> the 1 h mean")}
-    return {"data": [line, marked], "layout": layout}
+    line |= {"name": "ratio to the 1 h mean", "hovertemplate": _hover("<b>%{y:,.4~r}×</b> the 1 h mean")}
+    return {"data": [line, *_dots(line), marked], "layout": layout}
 
 
 def rank_chart(
@@ -222,17 +231,19 @@ def rank_chart(
         "y": rows,
         "customdata": labels,
         "marker": {"color": [colour["accent"] if row == chosen else colour["quiet"] for row in rows]},
-        "texttemplate": "%{x:,.3~g}",
+        "text": [_written(value) for value in finite(deviations)],
         "textposition": "auto",
         "cliponaxis": False,
-        "hovertemplate": f"%{{customdata}}<br><b>%{{x:,.5~g}}</b> {escape(unit)}<extra></extra>",
+        "hovertemplate": f"%{{customdata}}<br><b>%{{x:,.6~r}}</b> {escape(unit)}<extra></extra>",
     }
     layout = _layout(theme, revision, note)
     layout["xaxis"] = {"visible": False, "rangemode": "tozero", "fixedrange": True}
     layout["yaxis"] = {
         "tickmode": "array",
         "tickvals": rows,
-        "ticktext": [f"<b>{label}</b>" if row == chosen else label for row, label in zip(rows, labels, strict=True)],
+        "ticktext": [
+            f"<b>{label}</b>" if row == chosen else label for row, label in zip(rows, labels, strict=True)
+        ],
         "autorange": "reversed",
         "showgrid": False,
         "fixedrange": True,
@@ -258,6 +269,15 @@ def words_of(measure: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def _written(value: float | None) -> str:
+    if value is None:
+        return ""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def milliseconds(at: Sequence) -> list[int]:
     """Moments as whole milliseconds since 1970: what stands for a time in every figure."""
     return [_millisecond(moment) for moment in _plain(at)]
@@ -274,11 +294,7 @@ def finite(values: Sequence) -> list[float | None]:
 def holes(moments: Sequence[int], cadence_s: int) -> list[tuple[int, int]]:
     """The last moment before and the first after each gap of more than 2.5 cadences, in milliseconds."""
     longest = HOLE_CADENCES * cadence_s * 1000
-    return [
-        (before, after)
-        for before, after in zip(moments, moments[1:], strict=False)
-        if after - before > longest
-    ]
+    return [(before, after) for before, after in pairwise(moments) if after - before > longest]
 
 
 def _plain(column: Any) -> list:
@@ -296,7 +312,7 @@ def _millisecond(moment: Any) -> int:
 
 
 def _line(moments: list[int], values: list, cadence_s: int, colour: str, width: float) -> Figure:
-    """A line that breaks at holes; a point alone between two holes is drawn as a dot."""
+    """A line that breaks at holes."""
     x, y = [], []
     gaps = dict(holes(moments, cadence_s))
     for moment, value in zip(moments, values, strict=True):
@@ -307,24 +323,35 @@ def _line(moments: list[int], values: list, cadence_s: int, colour: str, width: 
             y.append(None)
     return {
         "type": "scatter",
-        "mode": "lines+markers",
+        "mode": "lines",
         "x": x,
         "y": y,
         "customdata": x,
         "connectgaps": False,
         "line": {"color": colour, "width": width},
-        "marker": {"color": colour, "size": _dots(y), "line": {"width": 0}},
     }
 
 
-def _dots(values: list) -> list[int] | int:
+def _dots(line: Figure) -> list[Figure]:
+    """The points of a line that stand alone between two holes, which no line would show."""
+    values = [None, *line["y"], None]
     alone = [
-        value is not None
-        and (index == 0 or values[index - 1] is None)
-        and (index == len(values) - 1 or values[index + 1] is None)
-        for index, value in enumerate(values)
+        at
+        for at, (before, value, after) in enumerate(zip(values, values[1:], values[2:], strict=False))
+        if value is not None and before is None and after is None
     ]
-    return [5 if one else 0 for one in alone] if any(alone) else 0
+    if not alone:
+        return []
+    x = [line["x"][at] for at in alone]
+    marker = {"color": line["line"]["color"], "size": 5}
+    dots = {
+        "mode": "markers",
+        "x": x,
+        "y": [line["y"][at] for at in alone],
+        "customdata": x,
+        "marker": marker,
+    }
+    return [{name: value for name, value in line.items() if name != "line"} | dots]
 
 
 def _hole_shapes(moments: list[int], cadence_s: int, colour: str) -> list[Figure]:
@@ -348,8 +375,23 @@ def _hole_shapes(moments: list[int], cadence_s: int, colour: str) -> list[Figure
     ]
 
 
+def _over_axis(unit: str, colour: str) -> Figure:
+    return {
+        "xref": "paper",
+        "yref": "paper",
+        "x": 1,
+        "y": 1,
+        "xshift": 4,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "text": escape(unit),
+        "showarrow": False,
+        "font": {"size": 12, "color": colour},
+    }
+
+
 def _ratio_axis(ratios: list, most: float, threshold: float, log: bool) -> Figure:
-    axis: Figure = {"ticksuffix": "×", "nticks": 6}
+    axis: Figure = {**_RIGHT, "ticksuffix": "×"}
     if log:
         least = min((ratio for ratio in ratios if ratio), default=0.1)
         low = math.log10(min(0.5, max(least, 0.01)))
@@ -368,7 +410,8 @@ def _layout(theme: str, revision: str, note: str) -> Figure:
                 "xref": "paper",
                 "yref": "paper",
                 "x": 1,
-                "y": 1,
+                "y": 0,
+                "yshift": -28,
                 "xanchor": "right",
                 "yanchor": "top",
                 "text": escape(note),
@@ -379,9 +422,13 @@ def _layout(theme: str, revision: str, note: str) -> Figure:
     return layout
 
 
-def _time_layout(theme: str, revision: str, note: str) -> Figure:
+def _time_layout(theme: str, revision: str, note: str, window: tuple[int, int] | None) -> Figure:
     layout = _layout(theme, revision, note)
-    layout["xaxis"] = {"type": "date", "title": {"text": "UTC"}, "nticks": 8}
+    layout["xaxis"] = {"type": "date", "title": {"text": "UTC"}, "tickangle": 0, "tickformat": "%H:%M\n%a %d"}
+    if window:
+        layout["xaxis"]["range"] = list(window)
+    # charts above each other share their time axis to the pixel
+    layout["margin"] = {"l": 8, "r": 68, "t": 22, "b": 48}
     # a page that knows the viewer's zone shows local time; a figure by itself is in UTC
     layout["meta"] = {"times": "UTC"}
     return layout

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from time import monotonic, time
@@ -85,6 +86,7 @@ class Dashboard(anywidget.AnyWidget):
         self._version: tuple[int, ...] | None = None
         self._latest: Columns = {}
         self._current: Columns = {}
+        self._short: dict[str, str] = {}
         self._ranks: dict[str, Columns] = {}
         self._market_id, self._measure, self._by = "", "price", "stddev"
         self._heard_at, self._following = monotonic(), None
@@ -95,7 +97,7 @@ class Dashboard(anywidget.AnyWidget):
             self._readings = Readings(Engine(monitor, as_of or None))
             self.refresh()
 
-    async def open(self, market: str = "", measure: str = "price") -> None:
+    async def start(self, market: str = "", measure: str = "price") -> None:
         """Show what the page's address asks for, else these; then follow the data until the viewer is gone.
 
         In a pre-heated kernel this waits for the viewer, and keeps the data fresh meanwhile.
@@ -137,6 +139,8 @@ class Dashboard(anywidget.AnyWidget):
         self._version = self._readings.version()
         self._ranks = {}
         self._latest, self._current = self._readings.latest(), self._readings.current()
+        _fill_changes(self._latest, self._readings.day_ago())
+        self._short = _short_names(self._latest)
         self.measures = sorted({*self._current["measure"]})
         self.sources = rows_of(self._readings.sources())
         self.read_at = self._readings.now
@@ -161,11 +165,13 @@ class Dashboard(anywidget.AnyWidget):
         return data | {PAGE_MIME: {"model_id": self.model_id, "state": self._shown()}}, metadata
 
     def _shown(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.class_own_traits(sync=True)}
+        return {name: getattr(self, name) for name in Dashboard.class_own_traits(sync=True)}
 
     def _resolve(self, market: str) -> str:
         if market in self._latest.get("market_id", ()):
             return market
+        if market in self._short:
+            return self._short[market]
         import pandas as pd
 
         from cryptomon_lib.metrics import resolve_market
@@ -197,6 +203,7 @@ class Dashboard(anywidget.AnyWidget):
             "cadence_s": self.about["cadence_s"],
             "note": "simulated data" if self.about["simulated"] else "",
             "revision": f"{self._market_id} {measure}",
+            "window": _window(series["at"], self.read_at),
         }
         unit = charts.unit_of(measure, market["base"], market["quote"])
         value = charts.value_chart(
@@ -242,16 +249,23 @@ class Dashboard(anywidget.AnyWidget):
     def _link(self, market: dict[str, Any]) -> str:
         """The shortest name that stands for this market and no other."""
         short = f"{market['exchange']}:{market['market']}"
-        try:
-            return short if market["market"] and self._resolve(short) == market["market_id"] else market["market_id"]
-        except UnknownMarket:
-            return market["market_id"]
+        return short if self._short.get(short) == market["market_id"] else market["market_id"]
 
     def _tabulate(self) -> None:
         """The table of all markets, and what is above three times its mean."""
         current = rows_of(self._current)
         ratios = {one["market_id"]: one["ratio_1h"] for one in current if one["measure"] == self._measure}
-        told = ("market_id", "exchange", "symbol", "market", "base", "quote", "kind", "price", "change_24h_pct")
+        told = (
+            "market_id",
+            "exchange",
+            "symbol",
+            "market",
+            "base",
+            "quote",
+            "kind",
+            "price",
+            "change_24h_pct",
+        )
         self.table = {
             "measure": self._measure,
             **{name: self._latest[name] for name in (*told, "volume_24h", "quote_volume_24h")},
@@ -265,7 +279,8 @@ class Dashboard(anywidget.AnyWidget):
         above = [one for one in current if (one["ratio_1h"] or 0.0) > charts.THRESHOLD]
         above.sort(key=lambda one: -one["ratio_1h"])
         self.spikes = [
-            one | {"words": charts.words_of(one["measure"]), "of": len(above)} for one in above[:_SPIKES_SHOWN]
+            one | {"words": charts.words_of(one["measure"]), "of": len(above)}
+            for one in above[:_SPIKES_SHOWN]
         ]
 
     def _handle(self, _widget: Any, content: dict[str, Any], _buffers: list) -> None:
@@ -331,7 +346,9 @@ class _Told:
             return True
         if isinstance(error, Exception):
             log.error("the dashboard failed", exc_info=error)
-            self._page.problem = f"Unexpected {type(error).__name__}: {error}. The server's log has the details."
+            self._page.problem = (
+                f"Unexpected {type(error).__name__}: {error}. The server's log has the details."
+            )
             return True
         return False
 
@@ -369,7 +386,10 @@ def rank_card(
         "neighbours": [one["market_id"] for one in near],
         "figure": figure,
         "unit": unit,
-        **{name: own[name] for name in ("stddev_24h", "rank_24h", "rank_24h_in_quote", "cv_24h", "rank_cv_24h")},
+        **{
+            name: own[name]
+            for name in ("stddev_24h", "rank_24h", "rank_24h_in_quote", "cv_24h", "rank_cv_24h")
+        },
         "samples": own["samples"],
         "expected": own["expected"],
     }
@@ -382,11 +402,40 @@ def _why_unranked(ranked: list[dict[str, Any]], market_id: str) -> str:
     return f"Not ranked yet: {own['samples']} samples in 24 h, a rank needs at least 60."
 
 
+def _short_names(latest: Columns) -> dict[str, str]:
+    """`exchange:BASE-QUOTE` to market_id, where one market alone is called so."""
+    names = [
+        f"{exchange}:{market}" for exchange, market in zip(latest["exchange"], latest["market"], strict=True)
+    ]
+    counted = Counter(names)
+    return {name: id for name, id in zip(names, latest["market_id"], strict=True) if counted[name] == 1}
+
+
+def _fill_changes(latest: Columns, day_ago: Columns) -> None:
+    """Where an exchange gives no 24 h change, the one between our own samples."""
+    then = dict(zip(day_ago["market_id"], day_ago["price"], strict=True))
+    latest["change_24h_pct"] = [
+        100.0 * (price / then[market_id] - 1.0)
+        if change is None and price and then.get(market_id)
+        else change
+        for market_id, price, change in zip(
+            latest["market_id"], latest["price"], latest["change_24h_pct"], strict=True
+        )
+    ]
+
+
+def _window(at: list[int], now: int) -> tuple[int, int] | None:
+    """From the first sample to now, and never less than an hour."""
+    return (min(at[0], now - 3_600_000), max(at[-1], now)) if at else None
+
+
 def _names(latest: Columns) -> list[str]:
     """How each market is shown: its pair, or the exchange's symbol, and where it trades."""
     return [
         f"{market or symbol} {exchange}"
-        for market, symbol, exchange in zip(latest["market"], latest["symbol"], latest["exchange"], strict=True)
+        for market, symbol, exchange in zip(
+            latest["market"], latest["symbol"], latest["exchange"], strict=True
+        )
     ]
 
 
@@ -427,5 +476,3 @@ async def _next_request() -> dict[str, str]:
     if message is None:
         raise ConnectionError("the server closed the connection")
     return json.loads(message)
-
-

@@ -60,6 +60,16 @@ class Readings:
             since=since,
         )
 
+    def day_ago(self) -> Columns:
+        """One row per market with a sample in the first ten minutes of the last 24 h: price."""
+        since = self._engine.now.replace(tzinfo=None) - timedelta(hours=24)
+        return self._columns(
+            "select market_id, min_by(value, at) as price from measures "
+            "where measure = 'price' and at >= :since and at < :until group by market_id",
+            since=since,
+            until=since + timedelta(minutes=10),
+        )
+
     def ranks(self, measure: str) -> Columns:
         """One row per spot market, most variable first: rank_24h view."""
         return self._columns(

@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 import requests
 import tenacity
+import urllib3
 
 from cryptomon_lib.config import Fetch
 from cryptomon_lib.errors import (
@@ -41,7 +42,10 @@ _SECRET = re.compile(r"(?i)([?&](?:[^=&]*(?:key|token|secret|signature|sign|pass
 _LIMIT_HEADERS = re.compile(
     r"(?i)^(x-mbx-used-weight.*|x-ratelimit.*|ratelimit.*|retry-after|x-sapi-used.*|gw-ratelimit.*)$"
 )
+# an error is short; what is longer is looked at by the exchange's own module alone
+_REFUSAL_BYTES_MAX = 65536
 _BLANKS = b" \t\r\n"
+_EMPTY = re.compile(rb"\[\s*\]|\{\s*\}")
 _REDIRECTS_MAX = 3
 
 
@@ -124,23 +128,26 @@ class Fetcher:
     def _once(self, url: str, exchange: str, refused, headers: dict) -> Answer:
         self._pace(urlsplit(url).netloc)
         shown = without_secrets(url)
+        where = {"exchange": exchange, "url": shown}
         try:
             with self._open(url, exchange, shown, headers) as response:
                 return self._read(response, exchange, shown, refused)
-        except requests.exceptions.ContentDecodingError as error:
-            raise TruncatedBody("the compressed body is broken", exchange=exchange, url=shown) from error
-        except requests.exceptions.ChunkedEncodingError as error:
-            raise TruncatedBody(
-                "the connection ended in the middle of the body", exchange=exchange, url=shown
-            ) from error
-        except requests.exceptions.Timeout as error:
+        except urllib3.exceptions.DecodeError as error:
+            raise TruncatedBody("the compressed body is broken", **where) from _cause(error, url)
+        except urllib3.exceptions.ProtocolError as error:
+            raise TruncatedBody("the connection ended in the middle of the body", **where) from _cause(
+                error, url
+            )
+        except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as error:
             waited = f"{self.settings.connect_timeout_s:g} s to connect, {self.settings.read_timeout_s:g} s to read"
-            raise Unreachable(
-                f"no answer within the time limits ({waited})", exchange=exchange, url=shown
-            ) from error
-        except requests.exceptions.RequestException as error:
+            raise Unreachable(f"no answer within the time limits ({waited})", **where) from _cause(error, url)
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
             says = f"no connection ({without_secrets(str(error))[:200]})"
-            raise Unreachable(says, exchange=exchange, url=shown) from error
+            raise Unreachable(says, **where) from _cause(error, url)
+        except ValueError as error:
+            raise RedirectRefused(f"sent on to an address that is none ({error})", **where) from _cause(
+                error, url
+            )
 
     def _pace(self, host: str) -> None:
         with self._lock:
@@ -188,7 +195,8 @@ class Fetcher:
     def _read(self, response: requests.Response, exchange: str, shown: str, refused) -> Answer:
         started = self._clock()
         chunks, size = [], 0
-        for chunk in response.iter_content(1 << 18):
+        # what has arrived, not a full chunk: waiting for that, a body that drips would hold the run for ever
+        while chunk := response.raw.read1(1 << 18, decode_content=True):
             size += len(chunk)
             if size > self.settings.body_bytes_max:
                 raise BodyTooLarge(
@@ -198,7 +206,7 @@ class Fetcher:
                     status=response.status_code,
                     head=chunks[0] if chunks else chunk,
                 )
-            # the read timeout is per packet: a body that drips would otherwise hold the run for ever
+            # the read timeout is per packet
             if self._clock() - started > 4 * self.settings.read_timeout_s:
                 raise Unreachable(
                     "the body takes too long", exchange=exchange, url=shown, status=response.status_code
@@ -245,14 +253,11 @@ def check_body(
     """
     where = {"exchange": exchange, "url": url, "status": status, "head": body}
     text = body.strip(_BLANKS)
-    if text in (b"", b"null", b"[]", b"{}"):
+    if text in (b"", b"null") or _EMPTY.fullmatch(text):
         raise EmptyBody(f"an answer without data, {text.decode() or 'no bytes'}", **where)
     if text[:1] not in b"{[":
         raise NotJSON("no JSON; a block page, a proxy, or a moved address", **where)
-    try:
-        says = refused(body)
-    except msgspec.DecodeError:
-        says = None
+    says = _says_refused(refused, body) or _common_refusal(text)
     if says:
         error = ExchangeRefused(f"the exchange refused: {says}", **where)
         error.busy = bool(
@@ -280,23 +285,62 @@ def without_secrets(url: str) -> str:
 
 
 def _own_words(refused: Callable[[bytes], str | None], body: bytes) -> str:
-    try:
-        says = refused(body)
-    except msgspec.DecodeError:
-        return ""
+    says = _says_refused(refused, body)
     return f", it says {says!r}" if says else ""
+
+
+def _says_refused(refused: Callable[[bytes], str | None], body: bytes) -> str | None:
+    try:
+        return refused(body)
+    except msgspec.DecodeError:
+        return None
+
+
+def _common_refusal(text: bytes) -> str | None:
+    """What a short body says that is an error in one of the forms that exchanges, and proxies before them, use."""
+    if len(text) > _REFUSAL_BYTES_MAX:
+        return None
+    try:
+        found = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return None
+    if isinstance(found, list):
+        return " ".join(map(str, found)) if found[:1] == ["error"] else None
+    told = {name.lower(): value for name, value in found.items()}
+    if error := told.get("error") or told.get("errors"):
+        return str(error)
+    words = told.pop("message", None) or told.pop("msg", None)
+    failed = told.get("success") in (False, 0) or "error" in (
+        str(told.get(name)).lower() for name in ("status", "result", "response")
+    )
+    has_rows = any(isinstance(value, list | dict) and value for value in told.values())
+    return str(words) if words and (failed or not has_rows) else None
 
 
 def _retry_after_s(value: str | None, now: datetime) -> float | None:
     """Seconds to wait of a Retry-After header, which is a number of seconds or a date."""
     if not value:
         return None
-    if value.strip().replace(".", "", 1).isdigit():
+    if value.strip().replace(".", "", 1).isdecimal():
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - now).total_seconds())
     except (TypeError, ValueError):
         return None
+
+
+def _cause(error: Exception, url: str) -> Exception | None:
+    # the cause's own text holds the whole URL, and a traceback shows it
+    return error if without_secrets(url) == url else None
+
+
+def _blanked(record: logging.LogRecord) -> bool:
+    record.msg, record.args = without_secrets(record.getMessage()), ()
+    return True
+
+
+# it logs the URL of every call at debug level
+logging.getLogger("urllib3.connectionpool").addFilter(_blanked)
 
 
 def _log_retry(state: tenacity.RetryCallState) -> None:

@@ -48,10 +48,10 @@ class Request:
 
     def key(self, slot: datetime) -> str:
         """Where the payload of a slot is kept before it is flattened."""
-        parts = [f"{quote(name, safe='')}={quote(str(value), safe='')}" for name, value in self.query]
+        parts = [f"{_quoted(name)}={_quoted(str(value))}" for name, value in self.query]
         if self.page is not None:
             parts.append(f"page={self.page}")
-        path = "~".join([quote(self.route.strip("/"), safe="/"), *parts])
+        path = "~".join([_quoted(self.route.strip("/"), safe="/"), *parts])
         slot = slot.astimezone(UTC)
         return f"{INGEST}/{self.host}/{path}/{slot:%Y-%m-%d}/{slot.strftime(_SLOT)}.json.gz"
 
@@ -129,6 +129,11 @@ def parse_key(key: str) -> tuple[str, str, dict[str, str], datetime]:
     if day != f"{slot:%Y-%m-%d}" or not path:
         raise PayloadError(f"{key} is under another day than its slot, or under no route.")
     return host, "/" + unquote(path), query, slot
+
+
+def _quoted(text: str, safe: str = "") -> str:
+    # ~ parts the query off, and no quoting of addresses touches it
+    return quote(text, safe=safe).replace("~", "%7E")
 
 
 def truncated(moment: datetime) -> datetime:

@@ -135,12 +135,17 @@ def _rewrite(node: exp.Expression) -> exp.Expression:
     if isinstance(node, exp.DateDiff):
         # date_diff counts whole units in Trino and boundaries crossed in DuckDB, whose date_sub counts units
         unit = exp.Literal.string(node.text("unit").lower() or "day")
-        return exp.func("date_sub", unit, node.expression, node.this, dialect="duckdb")
+        return exp.func("date_sub", unit, *_inner(node.expression, node.this), dialect="duckdb")
     if isinstance(node, exp.ArgMax | exp.ArgMin):
         # at a null Trino says null; DuckDB's arg_max looks for the next row
         name = "arg_max_null" if isinstance(node, exp.ArgMax) else "arg_min_null"
-        return exp.func(name, node.this, node.expression, dialect="duckdb")
+        return exp.func(name, *_inner(node.this, node.expression), dialect="duckdb")
     return node
+
+
+def _inner(*nodes: exp.Expression) -> list[exp.Expression]:
+    # what is inside a node that was replaced is not visited by itself
+    return [node.transform(_rewrite) for node in nodes]
 
 
 def _is_now(node: exp.Expression) -> bool:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cryptomon_lib.collect import collect_payloads
 from cryptomon_lib.config import Settings, export, load_settings
-from cryptomon_lib.dashboard_server import free_port, start
+from cryptomon_lib.dashboard_server import DashboardProcess, free_port, start
 from cryptomon_lib.errors import CryptomonError, RunStopped, SimulatorError
 from cryptomon_lib.flatten import flatten_payloads
 from cryptomon_lib.monitor import Monitor, open_monitor
@@ -48,18 +48,23 @@ def up(environment: str, hours: int = 24, minutes: int | None = None, console: C
                 stack.enter_context(_simulator(settings, console))
             monitor = open_monitor(environment)
             _say_where(console, monitor)
+            # it warms up while history is filled
+            dashboard = stack.enter_context(_dashboard(settings, console))
             if settings.simulated:
                 fill(monitor, hours, console)
             else:
                 console.print("History begins now: a missed minute cannot be asked for again.")
-            dashboard = stack.enter_context(_dashboard(settings, console))
+            dashboard.wait_ready()
             kernels = Kernels(keep=True)
             stack.callback(kernels.close)
             console.print(
-                f"[bold]Ready after {time.monotonic() - began:.0f} s.[/] Open {dashboard} · Ctrl-C ends it."
+                f"[bold]Ready after {time.monotonic() - began:.0f} s.[/] Open {dashboard.url} · Ctrl-C ends it."
             )
             follow(
-                environment, kernels, minutes=minutes, told=lambda says: console.print(says, highlight=False)
+                environment,
+                kernels,
+                minutes=minutes,
+                told=lambda says: console.print(says, highlight=False, soft_wrap=True),
             )
         except Stopped:
             console.print("Ending …")
@@ -142,13 +147,15 @@ def _run(environment: str, name: str, kernels: Kernels) -> str:
         raise Stopped(error.exit_code - 128) from error
     except CryptomonError as error:
         return f"[red]{type(error).__name__}[/] {error}"
-    told = ", ".join(
-        f"{key} {value}" for record in records for key, value in record["facts"].items() if key in _TOLD
-    )
-    return f"{sum(record['duration_s'] for record in records):.1f} s, {told}"
+    facts = {name: value for record in records for name, value in record["facts"].items()}
+    told = [f"{facts[name]} {words}" for name, words in _TOLD.items() if name in facts]
+    wrong = [f"[red]{facts[name]} {words}[/]" for name, words in _WRONG.items() if facts.get(name)]
+    return f"{sum(record['duration_s'] for record in records):.1f} s, {', '.join(told + wrong)}"
 
 
-_TOLD = ("stored", "failed", "rows", "rejected", "quarantined", "spikes")
+# what a line about a run says: facts that notebooks show, always or only where they are not 0
+_TOLD = {"stored": "payloads", "rows": "rows", "spikes": "spikes"}
+_WRONG = {"failed": "calls failed", "quarantined": "payloads in quarantine"}
 
 
 def _next(name: str, job, was_due: datetime) -> datetime:
@@ -190,16 +197,16 @@ def _simulator(settings: Settings, console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def _dashboard(settings: Settings, console: Console) -> Iterator[str]:
+def _dashboard(settings: Settings, console: Console) -> Iterator[DashboardProcess]:
     port = free_port(settings.dashboard.port)
     if port != settings.dashboard.port:
         console.print(f"Port {settings.dashboard.port} is taken; the dashboard takes {port}.")
     server = start(settings.environment, port)
     try:
         console.print(f"dashboard  {server.url}")
-        yield server.url
+        yield server
     finally:
-        _end(server)
+        server.stop()
 
 
 def _wait_for(port: int, process: subprocess.Popen, seconds: float = 20) -> None:
@@ -217,7 +224,7 @@ def _wait_for(port: int, process: subprocess.Popen, seconds: float = 20) -> None
     raise SimulatorError(f"The simulated exchange does not answer at port {port}.")
 
 
-def _end(process) -> None:
+def _end(process: subprocess.Popen) -> None:
     process.terminate()
     try:
         process.wait(_END_S)

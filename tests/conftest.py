@@ -1,5 +1,7 @@
 """What the tests share: monitors on a folder and on S3 over HTTP, rows for the tables, the recordings."""
 
+import logging
+import multiprocessing
 import os
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -42,6 +44,7 @@ def captures():
 def _s3_server():
     """An S3 on loopback."""
     moto = pytest.importorskip("moto.server", reason="S3 on loopback needs the extra dev")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto.ThreadedMotoServer(port=0)
     server.start()
     host, port = server.get_host_and_port()
@@ -116,7 +119,22 @@ def _table(name, rows):
     return pa.Table.from_pylist(made, schema=schema(name))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def start_process():
+    """Starts a function of a test module in a process of its own: `start_process(function, *arguments)`."""
+    # forked from a process that has imported everything and done nothing, which is quick and safe
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["pytest", "s3fs", "cryptomon_lib.collect", "cryptomon_lib.flatten"])
+
+    def start(function, *given):
+        process = processes.Process(target=function, args=given)
+        process.start()
+        return process
+
+    return start
+
+
+@pytest.fixture(scope="session")
 def table_of():
     """Makes rows of a table: `table_of("ticks", [{"market_id": "kraken:kraken:BTC-USD", …}])`."""
     return _table

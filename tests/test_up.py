@@ -76,7 +76,7 @@ def test_one_command_fills_serves_ticks_and_leaves_nothing_running(up, tmp_path,
     monitor = up()
     dashboard = monitor.wait_for(r"dashboard\s+(http://\S+)")[1]
     monitor.wait_for(r"Ready after")
-    monitor.wait_for(r"tick: [\d.]+ s, .*rows \d+")
+    monitor.wait_for(r"tick: [\d.]+ s, \d+ payloads, \d+ rows")
 
     with urllib.request.urlopen(dashboard, timeout=60) as page:
         assert page.status == 200

@@ -3,7 +3,7 @@
 -- units: volume in base currency; at is the end of the minute
 -- lookback: 26 h
 -- why: the volume that exchanges give is a rolling 24 h sum, and its difference is not the minute's volume.
---      A closed candle is; where a market has none, the difference of a since-midnight counter is, if both
+--      A closed candle is; for a minute that has none, the difference of a since-midnight counter is, if both
 --      polls are of the same UTC day, at most 90 s apart, and the counter did not fall (late corrections).
 with candled as (
     select
@@ -15,37 +15,28 @@ with candled as (
         interval_s = 60
         and day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '26' hour) as varchar)
         and opened_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '26' hour
-        and opened_at < cast(current_timestamp at time zone 'UTC' as timestamp(3))
-),
-
-candled_markets as (
-    select market_id
-    from candled
-    group by market_id
+        and opened_at <= cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '60' second
 ),
 
 counted as (
     select
-        ticks.market_id,
-        ticks.day,
-        ticks.collected_at,
-        ticks.volume_today,
-        lag(ticks.volume_today) over (
-            partition by ticks.market_id, ticks.day
-            order by ticks.collected_at
+        market_id,
+        collected_at,
+        volume_today,
+        lag(volume_today) over (
+            partition by market_id, day
+            order by collected_at
         ) as volume_before,
-        lag(ticks.collected_at) over (
-            partition by ticks.market_id, ticks.day
-            order by ticks.collected_at
+        lag(collected_at) over (
+            partition by market_id, day
+            order by collected_at
         ) as collected_before
     from ticks
-    left join candled_markets on ticks.market_id = candled_markets.market_id
     where
-        candled_markets.market_id is null
-        and ticks.volume_today is not null
-        and ticks.day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '26' hour) as varchar)
-        and ticks.collected_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '26' hour
-        and ticks.collected_at <= cast(current_timestamp at time zone 'UTC' as timestamp(3))
+        volume_today is not null
+        and day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '26' hour) as varchar)
+        and collected_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '26' hour
+        and collected_at <= cast(current_timestamp at time zone 'UTC' as timestamp(3))
 ),
 
 final as (
@@ -59,15 +50,19 @@ final as (
     union all
 
     select
-        market_id,
-        collected_at as at,
-        volume_today - volume_before as volume,
+        counted.market_id,
+        counted.collected_at as at,
+        counted.volume_today - counted.volume_before as volume,
         'counter' as origin
     from counted
+    left join candled
+        on counted.market_id = candled.market_id
+        and date_trunc('minute', counted.collected_at) = candled.at
     where
-        volume_today >= volume_before
-        and collected_at <= collected_before + interval '90' second
-        and collected_at >= collected_before + interval '30' second
+        candled.market_id is null
+        and counted.volume_today >= counted.volume_before
+        and counted.collected_at <= counted.collected_before + interval '90' second
+        and counted.collected_at >= counted.collected_before + interval '30' second
 )
 
 select

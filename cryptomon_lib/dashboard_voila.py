@@ -1,0 +1,246 @@
+"""The Voila that serves the dashboard: its own template, files, headers and limits.
+
+Owns what a visitor may reach: one notebook, the page's own files, its kernel's messages. Run as a module it
+reads its options, a JSON object as dashboard_server writes it, from standard input.
+"""
+
+import asyncio
+import gzip
+import hashlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import tornado.web
+from jupyter_core.utils import ensure_async
+from jupyter_server.services.contents.largefilemanager import LargeFileManager
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
+from traitlets.config import Config
+from voila.app import Voila
+
+from cryptomon_lib import dashboard_server
+from cryptomon_lib.dashboard import STATIC, page_script, page_style, plotly_script
+from cryptomon_lib.errors import RunError
+
+log = logging.getLogger(__name__)
+
+# nothing from any other host, whatever a notebook or a package of the day asks for
+_POLICY = (
+    "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "connect-src 'self' ws: wss:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_YEAR_S = 31_536_000
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file of the page, as it is sent."""
+
+    type: str
+    body: bytes
+
+    @cached_property
+    def version(self) -> str:
+        """Of its content, so that a browser keeps it for a year and still never has an old one."""
+        return hashlib.sha256(self.body).hexdigest()[:12]
+
+    @cached_property
+    def packed(self) -> bytes:
+        """Compressed once for all viewers."""
+        return gzip.compress(self.body, compresslevel=6, mtime=0)
+
+
+def assets() -> dict[str, Asset]:
+    """The page's files by name."""
+    script = "text/javascript; charset=utf-8"
+    return {
+        "page.js": Asset(script, page_script().encode()),
+        "client.js": Asset(script, (STATIC / "client.js").read_bytes()),
+        "page.css": Asset("text/css; charset=utf-8", page_style().encode()),
+        "plotly.js": Asset(script, plotly_script().read_bytes()),
+    }
+
+
+def run(options: Mapping[str, Any]) -> None:
+    """Serve until SIGINT or SIGTERM; options as dashboard_server makes them."""
+    server = DashboardVoila.instance(
+        config=_config(options), assets=assets(), parameters=options["parameters"]
+    )
+    server.initialize([options["notebook"]])
+    # Voila sees to SIGTERM; a shell starts background jobs with SIGINT ignored
+    signal.signal(signal.SIGINT, server._handle_signal_stop)
+    print(f"Dashboard: http://{server.ip}:{server.port}", file=sys.stderr, flush=True)  # noqa: T201
+    server.start()
+
+
+class DashboardVoila(Voila):
+    """Voila on one notebook, with the page's own template and files."""
+
+    def __init__(self, *, assets: Mapping[str, Asset], parameters: Mapping[str, Any], **kwargs: Any):
+        super().__init__(**kwargs)
+        self._assets, self._parameters = assets, parameters
+
+    def setup_template_dirs(self) -> None:
+        super().setup_template_dirs()
+        self.template_paths.insert(0, str(STATIC))
+
+    def init_settings(self) -> dict[str, Any]:
+        settings = super().init_settings()
+        self.contents_manager = settings["contents_manager"] = ParameterisedContents(
+            self._parameters, parent=self
+        )
+        return settings
+
+    def init_handlers(self) -> list:
+        base = self.server_url.rstrip("/")
+        return [
+            (f"{base}/cryptomon/alive", _Alive),
+            (f"{base}/cryptomon/leave/([0-9a-f-]+)", _Leave, {"kernels": self.kernel_manager}),
+            (f"{base}/cryptomon/(.+)", _Files, {"assets": self._assets}),
+            (f"{base}/health", _Health, {"url": f"http://{self.ip}:{self.port}{base}", "token": self.token}),
+            *super().init_handlers(),
+        ]
+
+    def _handle_signal_stop(self, sig: int, frame: Any) -> None:
+        # before the loop runs there is nothing to stop
+        if not hasattr(self, "ioloop"):
+            sys.exit(0)
+        super()._handle_signal_stop(sig, frame)
+
+
+class ParameterisedContents(LargeFileManager):
+    """Notebooks with a cell of values after their parameters cell, as papermill injects it."""
+
+    def __init__(self, parameters: Mapping[str, Any], **kwargs: Any):
+        super().__init__(**kwargs)
+        self._parameters = parameters
+
+    def get(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        model = super().get(path, *args, **kwargs)
+        if model["type"] == "notebook" and model["content"]:
+            cells = model["content"]["cells"]
+            tagged = [
+                index for index, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", ())
+            ]
+            if tagged:
+                cells.insert(tagged[0] + 1, _injected(self._parameters))
+        return model
+
+    def mark_trusted_cells(self, nb: NotebookNode, path: str = "") -> None:
+        """Nothing: trust is about outputs that a notebook came with, and this one is executed anew."""
+
+
+class _Alive(tornado.web.RequestHandler):
+    """That the server answers; costs nothing."""
+
+    def get(self) -> None:
+        self.finish({"alive": True})
+
+
+class _Leave(tornado.web.RequestHandler):
+    """A viewer's page is closed: its kernel ends. Who knows the kernel's id is its viewer."""
+
+    def initialize(self, kernels: Any) -> None:
+        self.kernels = kernels
+
+    async def post(self, kernel_id: str) -> None:
+        if kernel_id in self.kernels:
+            await ensure_async(self.kernels.shutdown_kernel(kernel_id))
+        self.set_status(204)
+
+
+class _Health(tornado.web.RequestHandler):
+    """Whether a viewer would get a whole page now: 200 or 503, with the reason."""
+
+    def initialize(self, url: str, token: str | None) -> None:
+        self.url, self.token = url, token
+
+    async def get(self) -> None:
+        self.set_header("Cache-Control", "no-store")
+        try:
+            took = await asyncio.to_thread(dashboard_server.check, self.url, self.token)
+            self.finish({"healthy": True, "page_s": round(took, 3)})
+        except RunError as error:
+            self.set_status(503)
+            self.finish({"healthy": False, "says": str(error)})
+
+
+class _Files(tornado.web.RequestHandler):
+    """The page's own files, compressed and kept by browsers."""
+
+    def initialize(self, assets: Mapping[str, Asset]) -> None:
+        self.assets = assets
+
+    def get(self, name: str) -> None:
+        asset = self.assets.get(name)
+        if asset is None:
+            raise tornado.web.HTTPError(404)
+        kept = self.get_query_argument("v", "") == asset.version
+        self.set_header("Content-Type", asset.type)
+        self.set_header("Cache-Control", f"public, max-age={_YEAR_S}, immutable" if kept else "no-cache")
+        self.set_header("Vary", "Accept-Encoding")
+        if "gzip" in self.request.headers.get("Accept-Encoding", ""):
+            self.set_header("Content-Encoding", "gzip")
+            self.finish(asset.packed)
+        else:
+            self.finish(asset.body)
+
+
+def _config(options: Mapping[str, Any]) -> Config:
+    config = Config()
+    config.Voila.update(
+        ip=options["ip"],
+        port=options["port"],
+        # the kernels are told the port before it is bound
+        port_retries=0,
+        open_browser=False,
+        config_file_paths=[],
+        token=options["token"],
+        tornado_settings={"headers": _HEADERS, "ws_ping_interval": 30_000, "ws_ping_timeout": 30_000},
+        log_level=logging.WARNING,
+    )
+    config.VoilaConfiguration.update(
+        template="lab",
+        allow_template_override="NO",
+        allow_theme_override="NO",
+        file_allowlist=[],
+        preheat_kernel=options["pool"] > 0,
+        default_pool_size=options["pool"],
+        show_tracebacks=False,
+        resources={
+            "cryptomon": {name: f"cryptomon/{name}?v={asset.version}" for name, asset in assets().items()}
+        },
+    )
+    # cells that are for readers of the notebook alone; they are not run for the page either
+    config.TagRemovePreprocessor.update(enabled=True, remove_cell_tags=["notebook-only"])
+    config.VoilaExporter.preprocessors = ["nbconvert.preprocessors.TagRemovePreprocessor"]
+    config.MappingKernelManager.update(cull_idle_timeout=240, cull_interval=30, cull_connected=False)
+    # the viewer who came has the machine to himself first
+    config.VoilaKernelManager.fill_delay = 5.0
+    if os.name == "posix":
+        # a socket of this user instead of TCP ports that all users of the machine reach
+        config.KernelManager.transport = "ipc"
+    return config
+
+
+def _injected(parameters: Mapping[str, Any]) -> NotebookNode:
+    lines = [f"{name} = {value!r}" for name, value in parameters.items() if name.isidentifier()]
+    return new_code_cell(
+        "\n".join(lines), id="injected-parameters", metadata={"tags": ["injected-parameters"]}
+    )
+
+
+if __name__ == "__main__":
+    run(json.load(sys.stdin))

@@ -1,0 +1,195 @@
+"""SQL over the tables' files: as of a moment, values bound, nothing locked, on a folder and on S3."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cryptomon_lib.engine import Engine
+from cryptomon_lib.errors import ConfigError, PayloadError, QueryError
+from cryptomon_lib.lake import Batch, Lake
+from cryptomon_lib.storage import Storage
+
+NOON = datetime(2026, 7, 27, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def ticks(table_of):
+    def made(at=NOON, price=100.0, markets=("BTC-USD", "ETH-USD")):
+        rows = [
+            {"market_id": f"kraken:kraken:{one}", "collected_at": at, "price": price, "volume_24h": 5.0}
+            for one in markets
+        ]
+        return table_of("ticks", rows)
+
+    return made
+
+
+def test_tables_and_views_are_read_and_times_are_naive_utc(monitor, ticks):
+    at = NOON + timedelta(milliseconds=123)
+    monitor.lake.append("ticks", [Batch("a", ticks(at))])
+    engine = Engine(monitor, NOON + MINUTE)
+    rows = engine.query("select market_id, collected_at, day, price from ticks order by market_id")
+    assert rows.schema.field("collected_at").type == pa.timestamp("ms")
+    assert rows.to_pylist()[0] == {
+        "market_id": "kraken:kraken:BTC-USD",
+        "collected_at": at.replace(tzinfo=None),
+        "day": "2026-07-27",
+        "price": 100,
+    }
+    assert [row["price"] for row in engine.query("select price from latest").to_pylist()] == [100, 100]
+
+
+def test_every_query_looks_at_the_newest_commit(local, ticks):
+    engine = Engine(local, NOON + timedelta(hours=1))
+    counts = []
+    for number in range(3):
+        local.lake.append("ticks", [Batch(f"{number}", ticks(NOON + number * MINUTE))])
+        counts.append(engine.query("select count(*) as n from ticks")["n"].to_pylist()[0])
+    assert counts == [2, 4, 6]
+
+
+def test_a_moment_is_what_the_views_take_for_now(local, ticks):
+    for number in range(3):
+        local.lake.append(
+            "ticks", [Batch(f"{number}", ticks(NOON + number * MINUTE, price=float(number + 1)))]
+        )
+    for as_of, price in (("2026-07-27T12:00:30Z", 1), (NOON + MINUTE, 2), ("2026-07-27 14:05:00+02:00", 3)):
+        found = Engine(local, as_of).query("select max(price) as price from latest").to_pylist()
+        assert found == [{"price": price}], as_of
+    assert Engine(local, NOON - MINUTE).query("select * from latest").num_rows == 0
+    assert Engine(local, NOON + timedelta(hours=25)).query("select * from latest").num_rows == 0
+
+
+def test_without_a_moment_the_clock_is_followed(local, ticks):
+    engine = Engine(local)
+    assert abs(engine.now - datetime.now(UTC)) < timedelta(seconds=5)
+    local.lake.append("ticks", [Batch("a", ticks(datetime.now(UTC).replace(microsecond=0)))])
+    assert engine.query("select * from latest").num_rows == 2
+
+
+def test_a_moment_that_is_none_is_told(local):
+    with pytest.raises(PayloadError, match="write it as"):
+        Engine(local, "yesterday")
+
+
+# ---- values and names
+
+
+HOSTILE = ["x", "' or '1'='1", "'; drop view ticks; --", 'a"b', "\\", "币", "", "%s", ":market_id", "$1"]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_value_is_bound_and_never_part_of_the_text(value, local, ticks):
+    local.lake.append("ticks", [Batch("a", ticks(markets=["BTC-USD", value or "-"]))])
+    engine = Engine(local, NOON)
+    text = "select market_id, :market_id as given from ticks where market_id = :market_id"
+    wanted = f"kraken:kraken:{value or '-'}"
+    assert engine.query(text, market_id=wanted).to_pylist() == [{"market_id": wanted, "given": wanted}]
+    assert engine.query(text, market_id=value).num_rows == 0
+    assert engine.query("select count(*) as n from ticks")["n"].to_pylist() == [2]
+
+
+def test_values_of_every_kind_are_bound(local):
+    engine = Engine(local, NOON)
+    for value in (1, 1.5, True, "text", None, NOON.replace(tzinfo=None)):
+        assert engine.query("select :v as v", v=value).to_pylist() == [{"v": value}]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("select * from tikcs", "No table or view is called tikcs"),
+        ("select * from read_csv('/etc/passwd')", "DuckDB refuses|No table"),
+        ("select * from '/etc/passwd'", "No table or view|DuckDB refuses"),
+        ("select * from information_schema.tables", "tables"),
+        ("select nothing from ticks", "nothing"),
+        ("selec 1", "Not Trino SQL|nothing but a query"),
+        ("select 1; select 2", "One query at a time"),
+        ("create table x as select 1", "nothing but a query"),
+        ("drop table ticks", "nothing but a query"),
+        ("copy ticks to '/tmp/x'", "Not Trino SQL|nothing but a query"),
+        ("attach 'x.db'", "Not Trino SQL|nothing but a query"),
+        ("select :x as x", "DuckDB refuses"),
+        ("select cast('x' as double) as x", "DuckDB refuses"),
+        ("", "One query at a time"),
+    ],
+)
+def test_what_is_no_query_over_known_names_is_refused(text, says, local):
+    with pytest.raises(QueryError, match=says):
+        Engine(local, NOON).query(text)
+
+
+def test_an_engine_that_is_not_duckdb_is_refused_with_the_way_out(local, open_at):
+    with pytest.raises(ConfigError, match="CRYPTOMON_ENGINE=duckdb"):
+        Engine(open_at(local.storage.root, engine="athena"))
+
+
+# ---- types
+
+
+def test_whole_numbers_and_fractions_come_back_as_the_other_engines_give_them(local):
+    text = (
+        "select count(*) as n, sum(1) as total, cast(1 as integer) as small, 1e0 / 3 as third, "
+        "cast(1.5 as decimal(4, 2)) as money, 'x' as name, true as yes"
+    )
+    found = Engine(local, NOON).query(text)
+    assert [str(kind) for kind in found.schema.types] == [
+        "int64", "int64", "int64", "double", "double", "string", "bool",
+    ]  # fmt: skip
+
+
+def test_a_name_with_a_quote_in_the_root_is_no_trouble(tmp_path, open_at, ticks):
+    monitor = open_at(tmp_path / 'it\'s a "root" with spaces')
+    monitor.lake.append("ticks", [Batch("a", ticks())])
+    assert Engine(monitor, NOON).query("select * from ticks").num_rows == 2
+
+
+# ---- files
+
+
+def test_only_files_that_can_hold_rows_of_the_lookback_are_read(local, ticks):
+    for number in range(6):
+        local.lake.append("ticks", [Batch(f"{number}", ticks(NOON - number * timedelta(hours=10)))])
+    engine = Engine(local, NOON)
+    assert len(engine.files("ticks", None, NOON)) == 6
+    assert len(engine.files("ticks", timedelta(hours=26), NOON)) == 3
+    assert len(engine.files("ticks", timedelta(minutes=75), NOON)) == 1
+    assert len(engine.files("ticks", timedelta(minutes=75), NOON + timedelta(days=9))) == 0
+    assert engine.files("candles", None, NOON) == []
+
+
+def test_readers_beside_a_writer_and_a_compaction_see_whole_commits_and_every_row_once(local, ticks):
+    rounds, done, seen, wrong = 15, threading.Event(), [], []
+    local.lake.append("ticks", [Batch("first", ticks(NOON - MINUTE))])
+
+    def read():
+        engine = Engine(local, NOON + timedelta(hours=1))
+        while not done.is_set():
+            text = "select count(*) as n, count(distinct row(market_id, collected_at)) as keys from ticks"
+            (row,) = engine.query(text).to_pylist()
+            seen.append(row["n"])
+            if row["n"] != row["keys"] or row["n"] % 2:
+                wrong.append(row)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    lake = Lake(Storage(local.storage.root))
+    for number in range(rounds):
+        lake.append("ticks", [Batch(f"{number}", ticks(NOON + number * MINUTE))])
+        if number % 4 == 3:
+            lake.compact("ticks")
+    done.set()
+    reader.join()
+    assert wrong == [] and len(seen) > 2 and seen == sorted(seen)
+
+
+def test_a_file_that_is_gone_is_an_error_and_not_fewer_rows(local, ticks):
+    local.lake.append("ticks", [Batch("a", ticks())])
+    local.lake.append("ticks", [Batch("b", ticks(NOON + MINUTE))])
+    Path(local.lake.files("ticks")[0].path).unlink()
+    with pytest.raises(QueryError, match="DuckDB refuses"):
+        Engine(local, NOON).query("select * from ticks")

@@ -1,0 +1,258 @@
+"""The views as text: headers, order, spelling for DuckDB, and that pruning by lookback changes no row."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlglot
+
+from cryptomon_lib import sql
+from cryptomon_lib.engine import Engine
+from cryptomon_lib.errors import MetricError, QueryError
+from cryptomon_lib.lake import Batch
+from cryptomon_lib.monitor import open_monitor
+from cryptomon_lib.tables import CONTRACTS, TABLES
+
+HEADER = "-- One sentence.\n-- grain: market_id\n-- units: none\n-- why: because.\n"
+NOW = datetime(2026, 7, 27, 12, 0, 30, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Writes views into a folder of their own, and reads them."""
+
+    def write(**views):
+        for name, text in views.items():
+            (tmp_path / f"{name}.sql").write_text(text, encoding="utf-8")
+        return sql.views(tmp_path)
+
+    return write
+
+
+# ---- the project's own views
+
+
+@pytest.mark.parametrize("name", sql.views())
+def test_a_view_has_a_header_a_grain_it_selects_and_is_trino_sql(name):
+    view = sql.views()[name]
+    columns = sqlglot.parse_one(view.text, read="trino").named_selects
+    assert view.says.endswith(".") and view.units and view.why
+    assert set(view.grain) <= set(columns) and len(set(columns)) == len(columns)
+    assert "*" not in columns
+    assert "select *" not in view.text and view.text == view.text.rstrip() + "\n"
+
+
+@pytest.mark.parametrize("name", sql.views())
+def test_a_view_spelled_for_duckdb_knows_no_clock_of_its_own(name):
+    spelled = sql.at_moment(sql.for_duckdb(sql.views()[name].text), NOW)
+    assert "current_timestamp" not in spelled.lower() and "$$" not in spelled
+    assert "2026-07-27 12:00:30.000" in spelled or "current_timestamp" not in sql.views()[name].text
+
+
+@pytest.mark.parametrize("name", sorted(CONTRACTS.keys() & sql.views().keys()))
+def test_a_view_offers_the_columns_that_others_build_on(name):
+    columns = sqlglot.parse_one(sql.views()[name].text, read="trino").named_selects
+    assert [column for column in CONTRACTS[name] if column not in columns] == []
+
+
+def test_a_view_stands_after_all_that_it_reads():
+    seen = set()
+    for name, view in sql.views().items():
+        assert view.reads - TABLES.keys() - {name} <= seen, name
+        seen.add(name)
+    assert {path.stem for path in sql.FOLDER.glob("*.sql")} == seen
+
+
+# ---- what a file may not be
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("select 1 as market_id\n", "lacks grain, units, why"),
+        (HEADER.replace("-- units: none\n", "") + "select 1 as market_id", "lacks units"),
+        (HEADER.replace("-- One sentence.\n", "") + "select 1 as market_id", "first sentence"),
+        (HEADER.replace("none", "") + "select 1 as market_id", "lacks units"),
+        (HEADER + "-- lookback: a while\nselect 1 as market_id", "write it as 75 min, 26 h or 8 d"),
+        (HEADER + "selekt 1 as market_id", "broken.sql"),
+        (HEADER + "select (1 as market_id", "broken.sql"),
+        (HEADER + "drop table ticks", "nothing but a query"),
+        (HEADER + "select 1 as market_id; select 2 as market_id", "One query at a time"),
+        (HEADER, "One query at a time"),
+        (HEADER + "select market_id from tikcs", "reads tikcs, which is no table and no view"),
+    ],
+)
+def test_a_view_that_cannot_be_used_is_named_with_what_it_lacks(text, says, folder):
+    with pytest.raises(MetricError, match="broken") as caught:
+        folder(broken=text)
+    assert says in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_views_that_read_each_other_in_a_circle_are_named(folder):
+    with pytest.raises(MetricError, match="circle") as caught:
+        folder(
+            one=HEADER + "select market_id from two",
+            two=HEADER + "select market_id from three",
+            three=HEADER + "select market_id from one",
+        )
+    assert all(name in str(caught.value) for name in ("one", "two", "three"))
+
+
+def test_a_line_of_the_header_may_go_on_in_the_next(folder):
+    view = folder(
+        view="-- A sentence\n-- of two lines.\n-- grain: a,\n--   b\n-- units: of a,\n--        of b\n"
+        "-- lookback: 75 min\n-- why: so\n--   it is.\nselect 1 as a, 2 as b -- grain: c\n"
+    )["view"]
+    assert (view.says, view.grain) == ("A sentence of two lines.", ("a", "b"))
+    assert (view.units, view.why, view.lookback) == ("of a, of b", "so it is.", timedelta(minutes=75))
+
+
+# ---- what a query needs
+
+
+def test_a_view_that_declares_a_lookback_needs_nothing_older_from_what_it_reads(folder):
+    known = folder(
+        long=HEADER + "-- lookback: 26 h\nselect market_id from ticks",
+        short=HEADER + "-- lookback: 75 min\nselect market_id from long",
+        whole=HEADER + "select market_id from candles",
+    )
+
+    def tables(*names):
+        return sql.needed(frozenset(names), known)[1]
+
+    assert tables("long") == {"ticks": timedelta(hours=26)}
+    assert tables("short") == {"ticks": timedelta(minutes=75)}
+    assert tables("short", "long") == {"ticks": timedelta(hours=26)}
+    assert tables("short", "ticks") == {"ticks": None}
+    assert tables("whole", "short") == {"candles": None, "ticks": timedelta(minutes=75)}
+    assert sql.needed(frozenset({"short"}), known)[0] == ["long", "short"]
+
+
+def test_the_steps_of_a_query_are_no_tables():
+    tree = sql.parse("with ticks_of as (select * from ticks) select * from ticks_of join latest on true")
+    assert sql.reads(tree) == {"ticks", "latest"}
+
+
+# ---- one meaning in both spellings
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory):
+    """Asks an engine without data, at 2026-07-27 12:00:30.250."""
+    monitor = open_monitor("local", flags={"root": str(tmp_path_factory.mktemp("none"))})
+    engine = Engine(monitor, "2026-07-27T12:00:30.250Z")
+    return lambda text: next(iter(engine.query(f"select {text} as it").to_pylist()[0].values()))
+
+
+@pytest.mark.parametrize(
+    ("trino", "value"),
+    [
+        # whole units that have passed, not boundaries crossed
+        ("date_diff('hour', timestamp '2026-07-27 10:59:00', timestamp '2026-07-27 12:01:00')", 1),
+        ("date_diff('minute', timestamp '2026-07-27 10:59:59', timestamp '2026-07-27 11:00:01')", 0),
+        ("date_diff('millisecond', timestamp '2026-07-27 10:59:59', timestamp '2026-07-27 11:00:01')", 2000),
+        # at a null the answer is null, not that of the next row
+        ("(select max_by(x, t) from (values (1, 1), (cast(null as integer), 2)) as v(x, t))", None),
+        ("(select min_by(x, t) from (values (1, 2), (cast(null as integer), 1)) as v(x, t))", None),
+        ("(select max_by(x, t) from (values (1, 1), (5, 2)) as v(x, t))", 5),
+        (
+            "cast(current_timestamp at time zone 'UTC' as timestamp(3))",
+            (NOW + timedelta(milliseconds=250)).replace(tzinfo=None),
+        ),
+        ("cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3))) as varchar)", "2026-07-27"),
+        (
+            "cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour",
+            (NOW - timedelta(milliseconds=-250, days=1)).replace(tzinfo=None),
+        ),
+        ("cast(1 as double) / 2", 0.5),
+        ("1e0 / nullif(0e0, 0e0)", None),
+        ("count(*)", 1),
+    ],
+)
+def test_a_construct_means_in_duckdb_what_it_means_in_trino(trino, value, ask):
+    assert ask(trino) == value
+
+
+@pytest.mark.parametrize("text", ["", "   ", "-- nothing", "select 1; select 2", "delete from ticks", "1"])
+def test_what_is_no_query_is_refused(text):
+    with pytest.raises(QueryError):
+        sql.parse(text)
+
+
+# ---- pruning
+
+
+@pytest.fixture(scope="module")
+def three_days(table_of, tmp_path_factory):
+    """Three days of ticks and candles in many files: with candles, with a counter, and with now one, now the other."""
+    monitor = open_monitor("local", flags={"root": str(tmp_path_factory.mktemp("days"))})
+    start = NOW - timedelta(days=3)
+    moments, at = [], start
+    while at <= NOW + 2 * MINUTE:
+        moments.append(at)
+        at += MINUTE if NOW - at < timedelta(hours=3) else 15 * MINUTE
+    groups = {}
+    for at in moments:
+        near = NOW - at < timedelta(hours=3)
+        groups.setdefault((at - start) // (5 * MINUTE if near else timedelta(hours=5)), []).append(at)
+    for number, group in groups.items():
+        monitor.lake.append("ticks", [Batch(f"{number}", table_of("ticks", _ticks(group)))])
+        bars = table_of("candles", _candles(group))
+        monitor.lake.append("candles", [Batch(f"{number}", bars)])
+    return monitor
+
+
+def _ticks(moments):
+    for at in moments:
+        number = at.hour * 60 + at.minute
+        for index, symbol in enumerate(("BTC-USD", "ETH-USD", "SOL-USD"), 1):
+            yield {
+                "market_id": f"kraken:kraken:{symbol}",
+                "collected_at": at,
+                "price": 100.0 * index + number % (17 + index),
+                "bid": 99.0 - index,
+                "ask": 101.0,
+                "volume_24h": 1000.0 + number * index,
+                "quote_volume_24h": 500.0 + index * number,
+                "volume_today": float(number * index),
+            }
+
+
+def _candles(moments):
+    for at in moments:
+        opened = at.replace(second=0) - MINUTE
+        # SOL's candles stopped coming 100 minutes ago; its counter did not
+        for symbol in ("BTC-USD", "SOL-USD") if NOW - at > 100 * MINUTE else ("BTC-USD",):
+            yield {
+                "market_id": f"kraken:kraken:{symbol}",
+                "interval_s": 60,
+                "opened_at": opened,
+                "close": 1.0,
+                "volume": 3.0 + opened.minute,
+                "collected_at": at,
+                "origin": "live",
+            }
+
+
+@pytest.mark.parametrize("name", [name for name, view in sql.views().items() if view.lookback])
+def test_a_view_gives_the_same_rows_whether_older_files_are_read_or_not(name, three_days, monkeypatch):
+    view, read = sql.views()[name], {}
+    text = f"select * from {name} order by {', '.join(view.grain)}"
+    plain = Engine.files
+
+    def all_files(self, table, lookback, now):
+        read[table] = (len(plain(self, table, lookback, now)), len(plain(self, table, None, now)))
+        return plain(self, table, None, now)
+
+    pruned = Engine(three_days, NOW).query(text).to_pylist()
+    monkeypatch.setattr(Engine, "files", all_files)
+    whole = Engine(three_days, NOW).query(text).to_pylist()
+    assert len(whole) == len(pruned) > 0
+    for one, other in zip(whole, pruned, strict=True):
+        # sums of the same numbers in another order
+        assert one == {
+            name: pytest.approx(value, rel=1e-12) if isinstance(value, float) else value
+            for name, value in other.items()
+        }
+    assert all(few < many for few, many in read.values())
