@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cryptomon_lib.collect import collect_payloads
-from cryptomon_lib.config import Settings, export, load_settings
+from cryptomon_lib.config import Settings, export, home, load_settings
 from cryptomon_lib.dashboard_server import DashboardProcess, free_port, start
 from cryptomon_lib.errors import CryptomonError, RunStopped, SimulatorError
 from cryptomon_lib.flatten import flatten_payloads
@@ -201,12 +201,16 @@ def _dashboard(settings: Settings, console: Console) -> Iterator[DashboardProces
     port = free_port(settings.dashboard.port)
     if port != settings.dashboard.port:
         console.print(f"Port {settings.dashboard.port} is taken; the dashboard takes {port}.")
-    server = start(settings.environment, port)
-    try:
-        console.print(f"dashboard  {server.url}")
-        yield server
-    finally:
-        server.stop()
+    # its log is for when it fails; here it would run over the progress bars
+    said = home() / ".cryptomon" / "dashboard.log"
+    said.parent.mkdir(exist_ok=True)
+    with said.open("w") as output:
+        server = start(settings.environment, port, output=output)
+        try:
+            console.print(f"dashboard  {server.url}  (log: {said})")
+            yield server
+        finally:
+            server.stop()
 
 
 def _wait_for(port: int, process: subprocess.Popen, seconds: float = 20) -> None:
