@@ -222,8 +222,9 @@ class _Poll:
             # the simulated exchange and a replay answer as of that moment
             headers={"X-As-Of": outcome.slot.isoformat().replace("+00:00", "Z")} if self.replay else {},
         )
-        if answer.limits:
-            log.info("%s says of its limits: %s", request.source, answer.limits)
+        left = getattr(known.get(request.source), "allowance", lambda body: None)(answer.body)
+        if answer.limits or left:
+            log.info("%s says of its limits: %s", request.source, answer.limits or left)
         collected_at = outcome.slot if self.replay else answer.collected_at
         packed = pack(answer.body, collected_at, request.symbol)
         outcome.state = "stored" if self.monitor.storage.create(outcome.key, packed) else "already"

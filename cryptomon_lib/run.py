@@ -43,6 +43,7 @@ from cryptomon_lib.errors import (
 )
 from cryptomon_lib.facts import facts_of
 from cryptomon_lib.monitor import Monitor
+from cryptomon_lib.retention import expire_daily
 from cryptomon_lib.schedule import job_named, notebook_path
 
 log = logging.getLogger(__name__)
@@ -89,10 +90,12 @@ def run_job(
     own = kernels or Kernels(keep=False)
     try:
         with _locks(monitor, {name, *job.notebooks}):
-            return [
+            records = [
                 _run_notebook(monitor, name, path, values, deadline, own)
                 for path, values in zip(paths, plans, strict=True)
             ]
+        expire_daily(monitor)
+        return records
     finally:
         if kernels is None:
             own.close()

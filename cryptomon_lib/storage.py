@@ -8,7 +8,9 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -124,13 +126,13 @@ class Storage:
         )
 
     def folders(self, prefix: str) -> list[str]:
-        """Names of what lies directly below `prefix/`, sorted; how a day is found without listing them all."""
+        """Names of the folders directly below `prefix/`, sorted: how a day is found without listing all of them."""
         with _told("list", self, prefix):
             try:
-                found = self.fs.ls(self.path(prefix.rstrip("/")), detail=False)
+                found = self.fs.ls(self.path(prefix.rstrip("/")), detail=True)
             except FileNotFoundError:
                 return []
-        return sorted(path.rstrip("/").rsplit("/", 1)[1] for path in found if _UNFINISHED not in path)
+        return sorted(one["name"].rstrip("/").rsplit("/", 1)[1] for one in found if one["type"] == "directory")
 
     def move(self, source: str, target: str) -> None:
         """Give an object another key. A kill between copy and delete leaves both; moving again mends it."""
@@ -149,6 +151,18 @@ class Storage:
                 self.fs.rm_file(self.path(key))
             except FileNotFoundError:
                 log.debug("%s was gone already", key)
+
+    def remove_empty_folders(self, prefixes: Iterable[str]) -> None:
+        """Remove folders that nothing was put into for an hour; on S3 there are no folders."""
+        if self.is_s3:
+            return
+        hour_ago = time.time() - 3600
+        for prefix in prefixes:
+            for path, folders, files in os.walk(self.path(prefix), topdown=False):
+                with suppress(OSError):
+                    # one that is not empty after all refuses
+                    if not files and not folders and Path(path).stat().st_mtime < hour_ago:
+                        Path(path).rmdir()
 
 
 class _told:

@@ -111,7 +111,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("verb", ["put", "create", "get", "exists", "delete", "objects", "folders", "move"])
 def test_a_key_that_leaves_the_root_is_refused(verb, tmp_path):
-    storage = Storage(str(tmp_path / "root"))
+    storage = Storage(str(tmp_path / "kept"))
     more = {"put": (b"x",), "create": (b"x",), "move": ("fine",)}.get(verb, ())
     for key in HOSTILE:
         with pytest.raises(StorageError, match="is no key"):
@@ -120,7 +120,7 @@ def test_a_key_that_leaves_the_root_is_refused(verb, tmp_path):
 
 
 def test_a_move_to_a_key_that_leaves_the_root_is_refused(tmp_path):
-    storage = Storage(str(tmp_path / "root"))
+    storage = Storage(str(tmp_path / "kept"))
     storage.put("a", b"x")
     with pytest.raises(StorageError, match="is no key"):
         storage.move("a", "../a")
@@ -198,9 +198,9 @@ def test_a_reader_beside_a_writer_sees_the_old_or_the_new_and_never_a_mixture(tm
 
 @pytest.mark.parametrize("verb", ["put", "create"])
 def test_a_root_that_cannot_be_written_is_said_plainly(verb, tmp_path):
-    (tmp_path / "root").write_text("a file where a folder should be")
-    storage = Storage(str(tmp_path / "root"))
-    with pytest.raises(StorageError, match=r"Cannot write .*/root/a/b") as caught:
+    (tmp_path / "kept").write_text("a file where a folder should be")
+    storage = Storage(str(tmp_path / "kept"))
+    with pytest.raises(StorageError, match=r"Cannot write .*/kept/a/b") as caught:
         getattr(storage, verb)("a/b", b"x")
     assert "Check the root, its permissions" in str(caught.value)
 

@@ -9,6 +9,7 @@ A module gives
 and where the exchange has them
     INSTRUMENTS, read_instruments(body) -> [Instrument]     the list that tells base and quote apart
     SPLIT_BY_INSTRUMENTS = True                             its tickers need that list
+    allowance(body)             what an answer says of calls left, to be logged
     candles_request(instrument, since, until) -> Request    one market's closed 1-minute candles
     CANDLES                                                 that call's route, to know its payloads by
     flatten_candles(body)       -> (columns for shape.candles without symbol, rejected entries)

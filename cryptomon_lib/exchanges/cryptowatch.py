@@ -56,12 +56,17 @@ class _Pair(msgspec.Struct, gc=False):
     quote: _Currency
 
 
+class _Allowance(msgspec.Struct):
+    allowance: dict[str, object] | None = None
+
+
 class _Refusal(msgspec.Struct, gc=False):
     error: str | None = None
 
 
 _SUMMARIES = Rows(_Summary, lambda row: _Envelope[row], lambda body: body.result)
 _PAIRS = Rows(_Pair, lambda row: _Listed[row], lambda body: body.result)
+_ALLOWANCE = msgspec.json.Decoder(_Allowance)
 _REFUSAL = msgspec.json.Decoder(_Refusal)
 
 
@@ -94,6 +99,12 @@ def flatten_tickers(body: bytes) -> tuple[Columns, list]:
         "volume_24h": [row.volume for row in rows],
         "quote_volume_24h": [row.volumeQuote for row in rows],
     }, rejected
+
+
+def allowance(body: bytes) -> str | None:
+    """What the answer says of credits left."""
+    left = _ALLOWANCE.decode(body).allowance
+    return f"cost {left.get('cost')}, remaining {left.get('remaining')}" if left else None
 
 
 def list_symbols(body: bytes) -> list[str]:
