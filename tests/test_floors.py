@@ -35,6 +35,7 @@ FLOORS = {
     "flatten": 6,
     "metrics": 6,
     "charts": 6,
+    "retention": 6,
     "run": 7,
     "dashboard_readings": 7,
     "dashboard": 8,

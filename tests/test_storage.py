@@ -64,20 +64,20 @@ def test_objects_lists_what_is_below_a_prefix_with_size_and_time(storage):
     assert storage.objects("nothing") == []
 
 
-def test_folders_names_what_lies_directly_below(storage):
+def test_folders_names_the_folders_that_lie_directly_below(storage):
     for key in ("a/2026-07-27/x.gz", "a/2026-07-26/y.gz", "a/file.gz"):
         storage.put(key, b"x")
-    assert storage.folders("a") == ["2026-07-26", "2026-07-27", "file.gz"]
+    assert storage.folders("a") == ["2026-07-26", "2026-07-27"]
     assert storage.folders("nothing") == []
 
 
 def test_what_another_process_wrote_is_seen_at_once(place, storage):
     assert storage.objects("a") == [] and storage.folders("a") == []
-    Storage(place.root, place.endpoint_url).put("a/b", b"x")
-    assert [one.key for one in storage.objects("a")] == ["a/b"]
-    assert storage.exists("a/b") and storage.folders("a") == ["b"]
-    Storage(place.root, place.endpoint_url).delete("a/b")
-    assert storage.objects("a") == [] and not storage.exists("a/b")
+    Storage(place.root, place.endpoint_url).put("a/day/b", b"x")
+    assert [one.key for one in storage.objects("a")] == ["a/day/b"]
+    assert storage.exists("a/day/b") and storage.folders("a") == ["day"]
+    Storage(place.root, place.endpoint_url).delete("a/day/b")
+    assert storage.objects("a") == [] and not storage.exists("a/day/b")
 
 
 def test_move_gives_an_object_another_key_and_replaces_what_is_there(storage):
