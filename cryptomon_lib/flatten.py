@@ -109,7 +109,9 @@ class _Taken:
     problem: str | None = None
 
 
-def flatten_payloads(monitor: Monitor, progress: Callable[[int, int], None] = lambda done, of: None) -> Summary:
+def flatten_payloads(
+    monitor: Monitor, progress: Callable[[int, int], None] = lambda done, of: None
+) -> Summary:
     """Flatten all of ingest/, oldest slot first; commit once per table for each `limits.batch_bytes`.
 
     progress: called with payloads done and payloads in all.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -114,25 +115,31 @@ class Storage:
     def objects(self, prefix: str) -> list[Object]:
         """All objects below `prefix/`, by key."""
         with _told("list", self, prefix):
-            try:
-                found = self.fs.find(self.path(prefix.rstrip("/")), detail=True)
-            except FileNotFoundError:
-                return []
+            found = self._found(self.fs.find, prefix)
         start = len(self._base) + 1
         return sorted(
             Object(path[start:], entry["size"], _modified(entry))
-            for path, entry in found.items()
+            for path, entry in (found or {}).items()
             if _UNFINISHED not in path
         )
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly below `prefix/`, sorted: how a day is found without listing all of them."""
         with _told("list", self, prefix):
-            try:
-                found = self.fs.ls(self.path(prefix.rstrip("/")), detail=True)
-            except FileNotFoundError:
-                return []
-        return sorted(one["name"].rstrip("/").rsplit("/", 1)[1] for one in found if one["type"] == "directory")
+            found = self._found(self.fs.ls, prefix) or []
+        return sorted(
+            one["name"].rstrip("/").rsplit("/", 1)[1] for one in found if one["type"] == "directory"
+        )
+
+    def _found(self, listing: Callable, prefix: str) -> Any:
+        """What a listing gives; None where there is nothing. A bucket that is not there is no empty one."""
+        with suppress(FileNotFoundError):
+            if found := listing(self.path(prefix.rstrip("/")), detail=True):
+                return found
+        bucket = self._base.partition("/")[0]
+        if self.is_s3 and not self.fs.exists(bucket):
+            raise StorageError(f"There is no bucket {bucket}, or no right to see it: check root in params.")
+        return None
 
     def move(self, source: str, target: str) -> None:
         """Give an object another key. A kill between copy and delete leaves both; moving again mends it."""

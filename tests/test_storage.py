@@ -251,3 +251,11 @@ def test_no_object_is_left_half_on_s3(s3):
 def test_a_root_with_a_slash_at_its_end_is_the_same_root(tmp_path):
     Storage(f"{tmp_path}/").put("a", b"x")
     assert Path(tmp_path, "a").read_bytes() == b"x"
+
+
+@pytest.mark.s3
+def test_a_misspelled_bucket_is_an_error_and_no_empty_queue(s3):
+    storage = Storage("s3://nobody-made-this/monitor", s3.endpoint_url)
+
+    with pytest.raises(StorageError, match="no bucket nobody-made-this"):
+        storage.objects("ingest")
