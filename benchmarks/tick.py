@@ -113,7 +113,8 @@ def plain(moment: str) -> tuple[float, float]:
     monitor = open_monitor("local")
     collect_payloads(monitor, as_of=moment)
     flatten_payloads(monitor)
-    Engine(monitor, moment).query("select * from spikes where measure not in ('volume_24h', 'quote_volume_24h') order by ratio_1h desc")
+    can_spike = "measure not in ('volume_24h', 'quote_volume_24h')"
+    Engine(monitor, moment).query(f"select * from spikes where {can_spike} order by ratio_1h desc")
     return time.perf_counter() - began, time.process_time() - spent
 
 

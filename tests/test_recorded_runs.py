@@ -3,6 +3,7 @@
 import gzip
 import json
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_twenty_six_hours_of_bars_lose_no_minute_and_show_the_hole_of_two_hours(
     moments = sorted({row["collected_at"] for row in ticks})
     assert moments == [moment.replace(tzinfo=None) for moment in answered]
     assert len(ticks) == 18 * len(answered)
-    gaps = [(a, b) for a, b in zip(moments, moments[1:], strict=False) if b - a > timedelta(minutes=1)]
+    gaps = [(a, b) for a, b in pairwise(moments) if b - a > timedelta(minutes=1)]
     assert gaps == [(datetime(2021, 9, 29, 7, 0), datetime(2021, 9, 29, 9, 1))]  # noqa: DTZ001, views are naive UTC
     candles = engine.query("select market_id, opened_at, volume from candles").to_pylist()
     assert len({(row["market_id"], row["opened_at"]) for row in candles}) == len(candles)
