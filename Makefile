@@ -4,6 +4,7 @@ PARAMS ?= local
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint unit notebooks format tour lab dashboard simulate bench lock clean
@@ -54,7 +55,7 @@ bench: $(READY)  ## run the benchmarks, side by side
 	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
 lock: $(READY)  ## resolve requirements.lock anew: names, versions, hashes
-	$(BIN)/python -m pip install --quiet uv
+	$(PIP) uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url --extra dev pyproject.toml --output-file requirements.lock
 
@@ -65,6 +66,8 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("cryptomon needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
 	@echo "Setting up $(VENV), once …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@# uv does in seconds what takes pip minutes; where it cannot (an index that only pip is told of), pip does it
+	@$(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes \
+		--requirement requirements.lock || $(PIP) --require-hashes --requirement requirements.lock
+	@$(PIP) --no-deps --editable .
 	@touch $(READY)
