@@ -117,7 +117,7 @@ def value_chart(
         drawn |= _line(moments, finite(values), cadence_s, colour["accent"], 1.8)
     data = [drawn] if bars else [drawn, *_dots(drawn)]
     if averages is not None:
-        mean = _line(moments, finite(averages), cadence_s, colour["mean"], 1.4)
+        mean = _line(moments, finite(averages), cadence_s, colour["mean"], 1.8)
         mean["line"]["dash"] = "dot"
         data.append(
             {**mean, "name": "mean of the hour before", "hovertemplate": _hover("1 h mean <b>%{y:,.7~r}</b>")}
@@ -126,7 +126,7 @@ def value_chart(
     layout["yaxis"] = {**_RIGHT, "rangemode": "tozero" if bars else "normal"}
     layout["shapes"] = _hole_shapes(moments, cadence_s, colour["hole"])
     if unit:
-        layout["annotations"] = [*layout.get("annotations", []), _over_axis(unit, colour["muted"])]
+        layout["annotations"] = [*layout.get("annotations", []), _over_plot(unit, colour["muted"], 1)]
     return {"data": data, "layout": layout}
 
 
@@ -375,16 +375,17 @@ def _hole_shapes(moments: list[int], cadence_s: int, colour: str) -> list[Figure
     ]
 
 
-def _over_axis(unit: str, colour: str) -> Figure:
+def _over_plot(text: str, colour: str, x: int) -> Figure:
+    """Words above the plot: at its left end (0), or over the axis at its right (1)."""
     return {
         "xref": "paper",
         "yref": "paper",
-        "x": 1,
+        "x": x,
         "y": 1,
-        "xshift": 4,
+        "xshift": 4 * x,
         "xanchor": "left",
         "yanchor": "bottom",
-        "text": escape(unit),
+        "text": escape(text),
         "showarrow": False,
         "font": {"size": 12, "color": colour},
     }
@@ -405,20 +406,7 @@ def _layout(theme: str, revision: str, note: str) -> Figure:
         "uirevision": revision,
     }
     if note:
-        layout["annotations"] = [
-            {
-                "xref": "paper",
-                "yref": "paper",
-                "x": 1,
-                "y": 0,
-                "yshift": -28,
-                "xanchor": "right",
-                "yanchor": "top",
-                "text": escape(note),
-                "showarrow": False,
-                "font": {"size": 11, "color": PALETTES[theme]["muted"]},
-            }
-        ]
+        layout["annotations"] = [_over_plot(note, PALETTES[theme]["muted"], 0)]
     return layout
 
 

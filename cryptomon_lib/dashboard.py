@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import traceback
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -89,6 +90,7 @@ class Dashboard(anywidget.AnyWidget):
         self._short: dict[str, str] = {}
         self._ranks: dict[str, Columns] = {}
         self._market_id, self._measure, self._by = "", "price", "stddev"
+        self._drawn, self._ranked = (), ()
         self._heard_at, self._following = monotonic(), None
         super().__init__(about=_about(monitor, as_of))
         self.on_msg(self._handle)
@@ -192,11 +194,16 @@ class Dashboard(anywidget.AnyWidget):
         return {name: column[at] for name, column in self._latest.items()}
 
     def _draw(self) -> None:
-        """The chosen market's figures and numbers."""
-        self.revision += 1
+        """The chosen market's figures and numbers, unless they are what is shown."""
+        wanted = (self._market_id, self._measure, self.read_at)
         if not self._market_id:
             self.chart = {}
-            return
+        elif self._drawn != wanted:
+            self._draw_market()
+            self.revision += 1
+        self._drawn = wanted
+
+    def _draw_market(self) -> None:
         market, measure = self._market(self._market_id), self._measure
         series = self._readings.series(self._market_id, measure)
         common = {
@@ -231,10 +238,16 @@ class Dashboard(anywidget.AnyWidget):
             self._tabulate()
 
     def _draw_rank(self) -> None:
-        """The chosen market's place among the others."""
+        """The chosen market's place among the others, unless it is what is shown."""
+        wanted = (self._market_id, self._measure, self._by, self.read_at)
         if not self._market_id:
             self.rank = {}
-            return
+        elif self._ranked != wanted:
+            self._place_market()
+            self.revision += 1
+        self._ranked = wanted
+
+    def _place_market(self) -> None:
         if self._measure not in self._ranks:
             self._ranks[self._measure] = self._readings.ranks(self._measure)
         market = self._market(self._market_id)
@@ -290,7 +303,10 @@ class Dashboard(anywidget.AnyWidget):
             match content:
                 case {"type": "show"}:
                     asked = {name: str(content.get(name) or "") for name in ("market", "measure", "by")}
-                    self.show(**{name: value[:_ASKED_MAX] for name, value in asked.items()})
+                    try:
+                        self.show(**{name: value[:_ASKED_MAX] for name, value in asked.items()})
+                    finally:
+                        self.send({"type": "shown"})
                 case {"type": "here"}:
                     self._follow()
                     self.send({"type": "beat", "now": round(time() * 1000)})
@@ -346,11 +362,14 @@ class _Told:
             return True
         if isinstance(error, Exception):
             log.error("the dashboard failed", exc_info=error)
-            self._page.problem = (
-                f"Unexpected {type(error).__name__}: {error}. The server's log has the details."
-            )
+            self._page.problem = f"{type(error).__name__} in {_where(error)}: {error}. This is a bug."
             return True
         return False
+
+
+def _where(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}"
 
 
 def rank_card(

@@ -81,7 +81,7 @@ def run(options: Mapping[str, Any]) -> None:
     server.initialize([options["notebook"]])
     # Voila sees to SIGTERM; a shell starts background jobs with SIGINT ignored
     signal.signal(signal.SIGINT, server._handle_signal_stop)
-    print(f"Dashboard: http://{server.ip}:{server.port}", file=sys.stderr, flush=True)  # noqa: T201
+    log.warning("serving %s at http://%s:%d", options["parameters"]["environment"], server.ip, server.port)
     server.start()
 
 

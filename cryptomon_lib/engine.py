@@ -19,7 +19,7 @@ from cryptomon_lib import sql
 from cryptomon_lib.errors import ConfigError, QueryError
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.payloads import parse_moment, truncated
-from cryptomon_lib.tables import TABLES, Table
+from cryptomon_lib.tables import TABLES
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +103,7 @@ class Engine:
     def _base_view(self, name: str, lookback: timedelta | None, now: datetime, known: Mapping) -> str:
         described = TABLES[name]
         paths = self.files(name, lookback, now)
-        columns = ", ".join(
-            _column(described, column.name, column.type, bool(paths)) for column in described.columns
-        )
+        columns = ", ".join(_column(column.name, column.type, bool(paths)) for column in described.columns)
         if not paths:
             return f'create temp view "{_base_name(name, known)}" as select {columns} where false'
         listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
@@ -115,12 +113,13 @@ class Engine:
         )
 
 
-def _column(described: Table, name: str, kind: str, stored: bool) -> str:
+def _column(name: str, kind: str, stored: bool) -> str:
     if not stored:
         return f'cast(null as {_EMPTY[kind]}) as "{name}"'
-    return (
-        f"""cast("{name}" at time zone 'UTC' as timestamp) as "{name}\"""" if kind == "time" else f'"{name}"'
-    )
+    if kind == "time":
+        # a cast asks a calendar row by row, five times as slow; these are microseconds of UTC on both sides
+        return f'make_timestamp(epoch_us("{name}")) as "{name}"'
+    return f'"{name}"'
 
 
 def _base_name(name: str, known: Mapping) -> str:

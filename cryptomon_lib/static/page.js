@@ -65,7 +65,6 @@ function render({ model, el, host = {} }) {
       else emptyState(empty, model);
     },
     chart() {
-      root.removeAttribute("aria-busy");
       const chart = model.get("chart");
       if (!chart.market) return;
       parts.describe(chart, model.get("table"));
@@ -87,7 +86,7 @@ function render({ model, el, host = {} }) {
     measures() { parts.measures(model.get("measures"), model.get("chart").measure); },
     spikes() { spikeList(spikes, model.get("spikes"), pick, model.get("table")); },
     sources() { tick(); },
-    problem() { root.removeAttribute("aria-busy"); banner("error", model.get("problem")); if (!empty.hidden) emptyState(empty, model); },
+    problem() { banner("error", model.get("problem")); if (!empty.hidden) emptyState(empty, model); },
     hint() { banner("hint", model.get("hint")); },
   };
   for (const [name, draw] of Object.entries(drawn)) {
@@ -119,6 +118,7 @@ function render({ model, el, host = {} }) {
 
   const here = () => model.send({ type: "here", revision: model.get("revision") });
   model.on("msg:custom", (content) => {
+    if (content.type === "shown") root.removeAttribute("aria-busy");
     if (content.type !== "beat") return;
     skew = content.now - Date.now();
     heard = Date.now();
@@ -204,15 +204,15 @@ function marketPart(model, pick) {
       where.textContent = [market.exchange, market.kind, market.market && market.symbol !== market.market ? market.symbol : null, market.source !== market.exchange ? `via ${market.source}` : null].filter(Boolean).join(" · ");
       const row = (table.market_id ?? []).indexOf(market.market_id);
       const fact = (title, written, style, hint) => element("div", { class: "cm-fact", title: hint }, element("dt", {}, title), element("dd", { class: style }, written));
-      facts.replaceChildren(
+      facts.replaceChildren(...[
         fact(`Price${market.quote ? ` ${market.quote}` : ""}`, price(market.price), "cm-fact-first"),
         fact("24 h", `${arrow(market.change_24h_pct)}${percent(market.change_24h_pct)}`, direction(market.change_24h_pct)),
         ...(chart.measure === "price" ? [] : [fact(`${chart.words}${unit ? ` ${unit}` : ""}`, short(newest.value))]),
         fact("vs 1 h mean", multiple(newest.ratio_1h), newest.ratio_1h > 3 ? "cm-hot" : "", `${chart.words}: the newest value as a multiple of the mean of the hour before it`),
-        fact("Spread", row < 0 || table.spread_bps[row] == null ? DASH : `${formatted(table.spread_bps[row], { maximumFractionDigits: 2 })} bps`),
-        fact(`Volume 24 h${market.quote ? ` ${market.quote}` : ""}`, large(market.quote_volume_24h)),
-      );
-      valueTitle.textContent = `${chart.words}${unit ? ` in ${unit}` : ""}, 24 h`;
+        chart.measure !== "spread_bps" && fact("Spread", row < 0 || table.spread_bps[row] == null ? DASH : `${formatted(table.spread_bps[row], { maximumFractionDigits: 2 })} bps`),
+        chart.measure !== "quote_volume_24h" && fact(`Volume 24 h${market.quote ? ` ${market.quote}` : ""}`, large(market.quote_volume_24h)),
+      ].filter(Boolean));
+      valueTitle.replaceChildren(`${chart.words}${unit ? ` in ${unit}` : ""}, 24 h`, element("small", {}, "dotted: mean of the hour before"));
       ratioTitle.textContent = `${chart.words} as a multiple of its 1 h mean`;
     },
     title() {
