@@ -111,13 +111,18 @@ def value_chart(
     hover = _hover(f"<b>%{{y:,.7~r}}</b> {escape(unit)}")
     drawn: dict[str, Any] = {"name": escape(name), "hovertemplate": hover}
     if bars:
-        drawn |= {"type": "bar", "marker": {"color": colour["accent"]}}
-        drawn |= {"x": moments, "y": finite(values), "width": cadence_s * 1000 * 0.9, "customdata": moments}
+        drawn |= {"type": "bar", "opacity": 0.8, "marker": {"color": colour["accent"]}}
+        drawn |= {
+            "x": _utc(moments),
+            "y": finite(values),
+            "width": cadence_s * 1000 * 0.9,
+            "customdata": _clock(moments),
+        }
     else:
         drawn |= _line(moments, finite(values), cadence_s, colour["accent"], 1.8)
     data = [drawn] if bars else [drawn, *_dots(drawn)]
     if averages is not None:
-        mean = _line(moments, finite(averages), cadence_s, colour["mean"], 1.8)
+        mean = _line(moments, finite(averages), cadence_s, colour["mean"], 2.4 if bars else 1.8)
         mean["line"]["dash"] = "dot"
         data.append(
             {**mean, "name": "mean of the hour before", "hovertemplate": _hover("1 h mean <b>%{y:,.7~r}</b>")}
@@ -160,9 +165,9 @@ def ratio_chart(
         "type": "scatter",
         "mode": "markers",
         "name": f"above {threshold:g}×",
-        "x": [moment for moment, _ in above],
+        "x": _utc([moment for moment, _ in above]),
         "y": [ratio for _, ratio in above],
-        "customdata": [moment for moment, _ in above],
+        "customdata": _clock([moment for moment, _ in above]),
         "marker": {
             "color": colour["alert"],
             "size": 9,
@@ -311,6 +316,16 @@ def _millisecond(moment: Any) -> int:
     return int(moment)
 
 
+def _utc(moments: Sequence[int]) -> list[str]:
+    """Moments as plotly takes them for what a clock in UTC shows; bare numbers it would move to the viewer's zone."""
+    return [f"{datetime.fromtimestamp(moment // 1000, UTC):%Y-%m-%d %H:%M:%S}" for moment in moments]
+
+
+def _clock(moments: list[int]) -> list[str]:
+    """Moments as a UTC clock shows them; a page may move a chart's times, and not these."""
+    return [f"{moment // 3_600_000 % 24:02d}:{moment // 60_000 % 60:02d}" for moment in moments]
+
+
 def _line(moments: list[int], values: list, cadence_s: int, colour: str, width: float) -> Figure:
     """A line that breaks at holes."""
     x, y = [], []
@@ -324,9 +339,9 @@ def _line(moments: list[int], values: list, cadence_s: int, colour: str, width: 
     return {
         "type": "scatter",
         "mode": "lines",
-        "x": x,
+        "x": _utc(x),
         "y": y,
-        "customdata": x,
+        "customdata": _clock(x),
         "connectgaps": False,
         "line": {"color": colour, "width": width},
     }
@@ -342,13 +357,10 @@ def _dots(line: Figure) -> list[Figure]:
     ]
     if not alone:
         return []
-    x = [line["x"][at] for at in alone]
     marker = {"color": line["line"]["color"], "size": 5}
     dots = {
         "mode": "markers",
-        "x": x,
-        "y": [line["y"][at] for at in alone],
-        "customdata": x,
+        **{name: [line[name][at] for at in alone] for name in ("x", "y", "customdata")},
         "marker": marker,
     }
     return [{name: value for name, value in line.items() if name != "line"} | dots]
@@ -362,8 +374,8 @@ def _hole_shapes(moments: list[int], cadence_s: int, colour: str) -> list[Figure
         {
             "type": "rect",
             "yref": "paper",
-            "x0": before,
-            "x1": after,
+            "x0": _utc([before])[0],
+            "x1": _utc([after])[0],
             "y0": 0,
             "y1": 1,
             "fillcolor": colour,
@@ -414,7 +426,7 @@ def _time_layout(theme: str, revision: str, note: str, window: tuple[int, int] |
     layout = _layout(theme, revision, note)
     layout["xaxis"] = {"type": "date", "title": {"text": "UTC"}, "tickangle": 0, "tickformat": "%H:%M\n%a %d"}
     if window:
-        layout["xaxis"]["range"] = list(window)
+        layout["xaxis"]["range"] = _utc(window)
     # charts above each other share their time axis to the pixel
     layout["margin"] = {"l": 8, "r": 68, "t": 22, "b": 48}
     # a page that knows the viewer's zone shows local time; a figure by itself is in UTC
@@ -423,4 +435,4 @@ def _time_layout(theme: str, revision: str, note: str, window: tuple[int, int] |
 
 
 def _hover(first: str) -> str:
-    return f"{first}<br>%{{x|%a %d %b %H:%M}}<br>%{{customdata|%H:%M}} UTC<extra></extra>"
+    return f"{first}<br>%{{x|%a %d %b %H:%M}}<br>%{{customdata}} UTC<extra></extra>"

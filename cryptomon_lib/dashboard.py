@@ -90,7 +90,7 @@ class Dashboard(anywidget.AnyWidget):
         self._short: dict[str, str] = {}
         self._ranks: dict[str, Columns] = {}
         self._market_id, self._measure, self._by = "", "price", "stddev"
-        self._drawn, self._ranked = (), ()
+        self._drawn, self._ranked, self._wanted = (), (), ""
         self._heard_at, self._following = monotonic(), None
         super().__init__(about=_about(monitor, as_of))
         self.on_msg(self._handle)
@@ -120,7 +120,10 @@ class Dashboard(anywidget.AnyWidget):
         Raises CryptomonError: the data cannot be read.
         """
         hints = []
-        if market:
+        if market and not self._market_id:
+            # there is nothing to find it in yet
+            self._wanted = market
+        elif market:
             try:
                 self._market_id = self._resolve(market)
             except UnknownMarket as error:
@@ -148,6 +151,9 @@ class Dashboard(anywidget.AnyWidget):
         self.read_at = self._readings.now
         if self._market_id not in self._latest["market_id"]:
             self._market_id = self._first_market()
+        if self._market_id and self._wanted:
+            wanted, self._wanted = self._wanted, ""
+            self.show(wanted)
         if self.measures and self._measure not in self.measures:
             self._measure = self.measures[0]
         self._tabulate()

@@ -208,7 +208,7 @@ def _config(options: Mapping[str, Any]) -> Config:
         open_browser=False,
         config_file_paths=[],
         token=options["token"],
-        tornado_settings={"headers": _HEADERS, "ws_ping_interval": 30_000, "ws_ping_timeout": 30_000},
+        tornado_settings={"headers": _HEADERS, "ws_ping_interval": 0},
         log_level=logging.WARNING,
     )
     config.VoilaConfiguration.update(
@@ -226,7 +226,8 @@ def _config(options: Mapping[str, Any]) -> Config:
     # cells that are for readers of the notebook alone; they are not run for the page either
     config.TagRemovePreprocessor.update(enabled=True, remove_cell_tags=["notebook-only"])
     config.VoilaExporter.preprocessors = ["nbconvert.preprocessors.TagRemovePreprocessor"]
-    config.MappingKernelManager.update(cull_idle_timeout=240, cull_interval=30, cull_connected=False)
+    # a page says "here" every minute at least; a connection alone may be a machine that was shut
+    config.MappingKernelManager.update(cull_idle_timeout=240, cull_interval=30, cull_connected=True)
     # the viewer who came has the machine to himself first
     config.VoilaKernelManager.fill_delay = 5.0
     if os.name == "posix":

@@ -26,7 +26,7 @@ def test_a_line_breaks_where_samples_are_absent_and_the_hole_is_shaded():
     line = figure["data"][0]
     assert line["y"] == [1.0, 2.0, 3.0, None, 4.0, 5.0] and line["connectgaps"] is False
     holes = [shape for shape in figure["layout"]["shapes"] if shape["name"] == "hole"]
-    assert [(hole["x0"], hole["x1"]) for hole in holes] == [(2 * MINUTE, 10 * MINUTE)]
+    assert [(hole["x0"], hole["x1"]) for hole in holes] == [("1970-01-01 00:02:00", "1970-01-01 00:10:00")]
 
 
 @pytest.mark.parametrize(("gap_s", "broken"), [(60, False), (150, False), (151, True)])
@@ -83,7 +83,7 @@ def test_a_hostile_name_is_text_in_every_figure():
 @pytest.mark.parametrize(
     "at",
     [
-        [datetime(2026, 1, 1), datetime(2026, 1, 1, 0, 1)],
+        [datetime.fromisoformat(text) for text in ("2026-01-01T00:00", "2026-01-01T00:01")],
         [datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 1, tzinfo=UTC)],
         [1767225600000, 1767225660000],
         pa.chunked_array([pa.array([1767225600000, 1767225660000], pa.timestamp("ms"))]),
@@ -92,6 +92,18 @@ def test_a_hostile_name_is_text_in_every_figure():
 )
 def test_moments_may_come_in_any_form(at):
     assert charts.milliseconds(at) == [1767225600000, 1767225660000]
+
+
+def test_times_are_written_as_a_clock_in_utc_shows_them():
+    window = (1767222000000, 1767225600000)
+    for figure in (
+        charts.ratio_chart([1767225600000], [4.0], window=window),
+        charts.value_chart([1767225600000], [4.0], [4.0], name="Price", window=window),
+        charts.value_chart([1767225600000], [4.0], [4.0], name="Volume", bars=True, window=window),
+    ):
+        assert figure["layout"]["xaxis"]["range"] == ["2025-12-31 23:00:00", "2026-01-01 00:00:00"]
+        assert all(trace["x"] == ["2026-01-01 00:00:00"] for trace in figure["data"])
+        assert all(trace["customdata"] == ["00:00"] for trace in figure["data"])
 
 
 def test_what_is_no_number_is_absent_for_json_knows_none():
@@ -105,16 +117,15 @@ def test_no_samples_make_an_empty_figure():
         assert figure["data"][0]["x"] == [] and figure["layout"]["shapes"] is not None
 
 
-@pytest.mark.parametrize("draw", ["value", "bars", "ratio", "rank"])
-def test_plotly_takes_every_figure_in_both_themes(draw):
+@pytest.mark.parametrize("theme", charts.PALETTES)
+def test_plotly_takes_every_figure(theme):
     plotly = pytest.importorskip("plotly.graph_objects")
-    for theme in charts.PALETTES:
-        figure = {
-            "value": lambda: charts.value_chart(WITH_A_HOLE, [1.0] * 5, [1.0] * 5, name="Price", theme=theme),
-            "bars": lambda: charts.value_chart(WITH_A_HOLE, [1.0] * 5, name="Volume", bars=True, theme=theme),
-            "ratio": lambda: charts.ratio_chart(WITH_A_HOLE, [1.0] * 5, note="simulated data", theme=theme),
-            "rank": lambda: charts.rank_chart([1, 2], ["one", "other"], [2.0, 1.0], 0, theme=theme),
-        }[draw]()
+    for figure in (
+        charts.value_chart(WITH_A_HOLE, [1.0] * 5, [1.0] * 5, name="Price", unit="USD", theme=theme),
+        charts.value_chart(WITH_A_HOLE, [1.0] * 5, name="Volume", bars=True, theme=theme),
+        charts.ratio_chart(WITH_A_HOLE, [1.0] * 5, note="simulated data", theme=theme),
+        charts.rank_chart([1, 2], ["one", "other"], [2.0, 1.0], 0, theme=theme),
+    ):
         plotly.Figure(figure)
 
 

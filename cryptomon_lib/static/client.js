@@ -8,6 +8,7 @@ class Model {
     this.id = model_id;
     this.state = state;
     this.listeners = new Map();
+    this.waiting = [];
     this.session = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
     this.connect();
   }
@@ -25,14 +26,14 @@ class Model {
   }
 
   send(content) {
-    if (this.socket?.readyState !== WebSocket.OPEN) return;
     const header = {
       msg_id: `${this.session}-${Math.random()}`, msg_type: "comm_msg", username: "", session: this.session,
       version: "5.3", date: new Date().toISOString(),
     };
     const data = { method: "custom", content };
     const message = { channel: "shell", header, parent_header: {}, metadata: {}, content: { comm_id: this.id, data } };
-    this.socket.send(JSON.stringify(message));
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
+    else if (this.socket.readyState === WebSocket.CONNECTING) this.waiting.push(message);
   }
 
   connect() {
@@ -40,7 +41,10 @@ class Model {
     address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
     address.searchParams.set("session_id", this.session);
     this.socket = new WebSocket(address);
-    this.socket.onopen = () => this.tell("connection", "open");
+    this.socket.onopen = () => {
+      this.waiting.splice(0).forEach((message) => this.socket.send(JSON.stringify(message)));
+      this.tell("connection", "open");
+    };
     this.socket.onmessage = ({ data }) => typeof data === "string" && this.take(JSON.parse(data));
     this.socket.onclose = () => this.lost();
   }

@@ -1,6 +1,6 @@
 // Figures as the kernel makes them, drawn in the viewer's theme and zone.
 
-const DRAWING = { responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], toImageButtonOptions: { format: "png", scale: 2 } };
+const DRAWING = { responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]], toImageButtonOptions: { format: "png", scale: 2 } };
 
 // where the page has no server of its own, the kernel sends the script
 function plotlyFromKernel(model) {
@@ -33,8 +33,11 @@ function recoloured(value, colours) {
   return typeof value === "string" ? colours.get(value) ?? value : value;
 }
 
-// plotly draws times as they stand: move them to where the viewer's clock has them
-const local = (moment) => (typeof moment === "number" ? moment - new Date(moment).getTimezoneOffset() * 60000 : moment);
+// plotly draws times as they are written, and figures come written in UTC: write them as the viewer's clock shows them
+function local(written) {
+  const moment = Date.parse(`${written.replace(" ", "T")}Z`);
+  return new Date(moment - new Date(moment).getTimezoneOffset() * 60000).toISOString().slice(0, 19).replace("T", " ");
+}
 
 function zone() {
   const minutes = -new Date().getTimezoneOffset();

@@ -1,8 +1,8 @@
 // The page: what the model holds, as a viewer sees it, and what a viewer does, as messages to the kernel.
 
 const HERE_MS = 15000;
-// the kernel answers each "here"; after so long without an answer it is gone, or busy beyond use
-const SILENT_MS = 50000;
+// the kernel answers each "here"; one that waits longer for its answer finds it gone, or busy beyond use
+const SILENT_MS = 20000;
 const STALE_CADENCES = 3;
 
 const card = (name, title, ...children) => element("section", { class: `cm-card cm-card-${name}`, "aria-labelledby": `cm-title-${name}` }, element("h2", { id: `cm-title-${name}` }, title), ...children);
@@ -34,7 +34,7 @@ function render({ model, el, host = {} }) {
   root.append(parts.header, banners, full, empty);
   el.append(root);
 
-  let skew = 0, heard = Date.now(), connection = "open", linked = false, clicked = false;
+  let skew = 0, unanswered = null, connection = host.links ? "connecting" : "open", linked = false, clicked = false;
   const now = () => Date.now() + skew;
 
   function pick(wanted) {
@@ -110,21 +110,27 @@ function render({ model, el, host = {} }) {
       const how = as_of ? "" : " Nothing newer has come; the collector may have stopped.";
       banner("stale", `Old data: the newest sample is ${age(Math.min(...list.map((source) => source.age)))} old, from ${dated(newest)}.${how}`);
     } else banner("stale", old.length ? `${old.map((source) => `${source.source} is ${age(source.age)} old`).join(", ")}; the other sources are current.` : "");
-    const silent = connection !== "open" || Date.now() - heard > SILENT_MS;
-    root.dataset.connection = silent ? (connection === "open" ? "silent" : connection) : "open";
+    const silent = ["lost", "ended"].includes(connection) || (unanswered && Date.now() - unanswered > SILENT_MS);
+    root.dataset.connection = silent && connection === "open" ? "silent" : connection;
     const says = connection === "ended" ? "This page's session has ended: what you see no longer changes." : "The connection to the server is lost: what you see no longer changes. Trying again…";
     banner("gone", silent ? says : "", silent ? element("button", { type: "button", class: "cm-reload", onclick: () => location.reload() }, "Reload") : null);
   }
 
-  const here = () => model.send({ type: "here", revision: model.get("revision") });
+  const here = () => {
+    unanswered ??= Date.now();
+    model.send({ type: "here", revision: model.get("revision") });
+  };
   model.on("msg:custom", (content) => {
     if (content.type === "shown") root.removeAttribute("aria-busy");
     if (content.type !== "beat") return;
     skew = content.now - Date.now();
-    heard = Date.now();
+    unanswered = null;
     tick();
   });
-  model.on("connection", (state) => { connection = state; if (state === "open") { heard = Date.now(); here(); } tick(); });
+  model.on("connection", (state) => {
+    connection = state;
+    if (state !== "open") root.removeAttribute("aria-busy");
+    if (state === "open") { unanswered = null; here(); } tick(); });
   const timers = [setInterval(tick, 1000), setInterval(here, HERE_MS)];
   const recolour = () => [value, ratio, rank].forEach((figure) => figure.redraw());
   const slash = (event) => {
@@ -132,7 +138,12 @@ function render({ model, el, host = {} }) {
     event.preventDefault();
     parts.search.focus();
   };
-  const awake = () => { if (!document.hidden) here(); };
+  const awake = () => {
+    if (document.hidden) return;
+    // who comes back after long finds the same market on a new page, not a dead one
+    if (connection === "ended") location.reload();
+    else here();
+  };
   darkScheme.addEventListener("change", recolour);
   document.addEventListener("keydown", slash);
   document.addEventListener("visibilitychange", awake);
