@@ -124,9 +124,7 @@ def value_chart(
     if averages is not None:
         mean = _line(moments, finite(averages), cadence_s, colour["mean"], 2.4 if bars else 1.8)
         mean["line"]["dash"] = "dot"
-        data.append(
-            {**mean, "name": "mean of the hour before", "hovertemplate": _hover("1 h mean <b>%{y:,.7~r}</b>")}
-        )
+        data.append({**mean, "name": "mean of the hour before", "hoverinfo": "skip"})
     layout = _time_layout(theme, revision, note, window)
     layout["yaxis"] = {**_RIGHT, "rangemode": "tozero" if bars else "normal"}
     layout["shapes"] = _hole_shapes(moments, cadence_s, colour["hole"])
@@ -174,7 +172,7 @@ def ratio_chart(
             "symbol": "triangle-up",
             "line": {"color": colour["surface"], "width": 1},
         },
-        "hovertemplate": _hover(f"<b>%{{y:,.4~r}}×</b> above {threshold:g}×"),
+        "hoverinfo": "skip",
     }
     layout = _time_layout(theme, revision, note, window)
     layout["yaxis"] = _ratio_axis(ratios, most, threshold, log)
@@ -424,10 +422,16 @@ def _layout(theme: str, revision: str, note: str) -> Figure:
 
 def _time_layout(theme: str, revision: str, note: str, window: tuple[int, int] | None) -> Figure:
     layout = _layout(theme, revision, note)
-    layout["xaxis"] = {"type": "date", "title": {"text": "UTC"}, "tickangle": 0, "tickformat": "%H:%M\n%a %d"}
+    layout["xaxis"] = {
+        "type": "date",
+        "title": {"text": "UTC"},
+        "tickangle": 0,
+        "tickformat": "%H:%M\n%a %d",
+    }
     if window:
         layout["xaxis"]["range"] = _utc(window)
     # charts above each other share their time axis to the pixel
+    layout |= {"hovermode": "x", "hoverdistance": -1}
     layout["margin"] = {"l": 8, "r": 68, "t": 22, "b": 48}
     # a page that knows the viewer's zone shows local time; a figure by itself is in UTC
     layout["meta"] = {"times": "UTC"}

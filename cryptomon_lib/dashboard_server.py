@@ -1,7 +1,8 @@
 """How the dashboard is served: a Voila of its own process, on a port that is free, checked to its end.
 
-Always standalone: as an extension of a Jupyter server, Voila runs whatever code a visitor sends. Nothing
-secret is an argument or an environment variable, where other processes and the kernels would see it.
+Run as a module it serves, with its options as JSON on standard input: nothing secret is an argument or an
+environment variable, where other processes and the kernels would see it. Always standalone: as an extension
+of a Jupyter server, Voila runs whatever code a visitor sends.
 """
 
 import json
@@ -112,7 +113,7 @@ def start(
     """
     options = _options(environment, port, token, ip, pool, parameters, notebook)
     process = subprocess.Popen(
-        [sys.executable, "-m", "cryptomon_lib.dashboard_voila"],
+        [sys.executable, "-m", "cryptomon_lib.dashboard_server"],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,
@@ -136,9 +137,7 @@ def serve(
     notebook: Path | None = None,
 ) -> None:
     """Serve the dashboard in this process until SIGINT or SIGTERM; arguments and errors as start."""
-    from cryptomon_lib.dashboard_voila import run
-
-    run(_options(environment, port, token, ip, pool, parameters, notebook))
+    _run(_options(environment, port, token, ip, pool, parameters, notebook))
 
 
 def free_port(preferred: int, ip: str = "127.0.0.1") -> int:
@@ -202,3 +201,14 @@ def _options(
         "pool": pool,
         "parameters": {"environment": settings.environment} | dict(parameters or {}),
     }
+
+
+def _run(options: Mapping[str, Any]) -> None:
+    # a second to import, which whoever only starts the process need not spend
+    from cryptomon_lib.dashboard_voila import run
+
+    run(options, check)
+
+
+if __name__ == "__main__":
+    _run(json.load(sys.stdin))

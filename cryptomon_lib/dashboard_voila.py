@@ -1,20 +1,18 @@
 """The Voila that serves the dashboard: its own template, files, headers and limits.
 
-Owns what a visitor may reach: one notebook, the page's own files, its kernel's messages. Run as a module it
-reads its options, a JSON object as dashboard_server writes it, from standard input.
+Owns what a visitor may reach: one notebook, the page's own files, its kernel's messages.
 """
 
 import asyncio
 import gzip
 import hashlib
-import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import tornado.web
@@ -25,7 +23,6 @@ from nbformat.v4 import new_code_cell
 from traitlets.config import Config
 from voila.app import Voila
 
-from cryptomon_lib import dashboard_server
 from cryptomon_lib.dashboard import STATIC, page_script, page_style, plotly_script
 from cryptomon_lib.errors import RunError
 
@@ -41,6 +38,8 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+# opens the page at an address, with a token, and raises RunError where it is not whole
+Check = Callable[[str, str | None], float]
 _YEAR_S = 31_536_000
 
 
@@ -73,10 +72,10 @@ def assets() -> dict[str, Asset]:
     }
 
 
-def run(options: Mapping[str, Any]) -> None:
-    """Serve until SIGINT or SIGTERM; options as dashboard_server makes them."""
+def run(options: Mapping[str, Any], check: Check) -> None:
+    """Serve until SIGINT or SIGTERM; options and check as dashboard_server has them."""
     server = DashboardVoila.instance(
-        config=_config(options), assets=assets(), parameters=options["parameters"]
+        config=_config(options), assets=assets(), parameters=options["parameters"], check=check
     )
     server.initialize([options["notebook"]])
     # Voila sees to SIGTERM; a shell starts background jobs with SIGINT ignored
@@ -88,9 +87,11 @@ def run(options: Mapping[str, Any]) -> None:
 class DashboardVoila(Voila):
     """Voila on one notebook, with the page's own template and files."""
 
-    def __init__(self, *, assets: Mapping[str, Asset], parameters: Mapping[str, Any], **kwargs: Any):
+    def __init__(
+        self, *, assets: Mapping[str, Asset], parameters: Mapping[str, Any], check: Check, **kwargs: Any
+    ):
         super().__init__(**kwargs)
-        self._assets, self._parameters = assets, parameters
+        self._assets, self._parameters, self._check = assets, parameters, check
 
     def setup_template_dirs(self) -> None:
         super().setup_template_dirs()
@@ -109,9 +110,14 @@ class DashboardVoila(Voila):
             (f"{base}/cryptomon/alive", _Alive),
             (f"{base}/cryptomon/leave/([0-9a-f-]+)", _Leave, {"kernels": self.kernel_manager}),
             (f"{base}/cryptomon/(.+)", _Files, {"assets": self._assets}),
-            (f"{base}/health", _Health, {"url": f"http://{self.ip}:{self.port}{base}", "token": self.token}),
+            (f"{base}/health", _Health, {"check": partial(self._check, self._own_url, self.token)}),
             *super().init_handlers(),
         ]
+
+    @property
+    def _own_url(self) -> str:
+        ip = "127.0.0.1" if self.ip in ("", "0.0.0.0") else self.ip
+        return f"http://{ip}:{self.port}{self.server_url.rstrip('/')}"
 
     def _handle_signal_stop(self, sig: int, frame: Any) -> None:
         # before the loop runs there is nothing to stop
@@ -164,13 +170,13 @@ class _Leave(tornado.web.RequestHandler):
 class _Health(tornado.web.RequestHandler):
     """Whether a viewer would get a whole page now: 200 or 503, with the reason."""
 
-    def initialize(self, url: str, token: str | None) -> None:
-        self.url, self.token = url, token
+    def initialize(self, check: Callable[[], float]) -> None:
+        self.check = check
 
     async def get(self) -> None:
         self.set_header("Cache-Control", "no-store")
         try:
-            took = await asyncio.to_thread(dashboard_server.check, self.url, self.token)
+            took = await asyncio.to_thread(self.check)
             self.finish({"healthy": True, "page_s": round(took, 3)})
         except RunError as error:
             self.set_status(503)
@@ -241,7 +247,3 @@ def _injected(parameters: Mapping[str, Any]) -> NotebookNode:
     return new_code_cell(
         "\n".join(lines), id="injected-parameters", metadata={"tags": ["injected-parameters"]}
     )
-
-
-if __name__ == "__main__":
-    run(json.load(sys.stdin))
