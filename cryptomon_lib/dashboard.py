@@ -107,7 +107,8 @@ class Dashboard(anywidget.AnyWidget):
         self._follow()
         asked = parse_qs((await _request()).get("QUERY_STRING", ""))
         self._heard_at = monotonic()
-        market = asked.get("market", [market])[0][:_ASKED_MAX]
+        # the login's redirect makes kraken://BTC-USD of kraken:BTC-USD
+        market = asked.get("market", [market])[0][:_ASKED_MAX].replace("://", ":")
         measure = asked.get("measure", [measure])[0][:_ASKED_MAX]
         with self._told():
             self.show(market, measure)

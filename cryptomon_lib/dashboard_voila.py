@@ -36,7 +36,7 @@ _POLICY = (
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
 }
 # opens the page at an address, with a token, and raises RunError where it is not whole
 Check = Callable[[str, str | None], float]
@@ -99,6 +99,8 @@ class DashboardVoila(Voila):
 
     def init_settings(self) -> dict[str, Any]:
         settings = super().init_settings()
+        # the login page
+        settings["jinja2_env"].loader.searchpath.insert(0, str(STATIC))
         self.contents_manager = settings["contents_manager"] = ParameterisedContents(
             self._parameters, parent=self
         )
@@ -217,6 +219,8 @@ def _config(options: Mapping[str, Any]) -> Config:
         tornado_settings={"headers": _HEADERS, "ws_ping_interval": 0},
         log_level=logging.WARNING,
     )
+    # or whoever has the token could set a password for this user's other servers
+    config.PasswordIdentityProvider.allow_password_change = False
     config.VoilaConfiguration.update(
         template="lab",
         allow_template_override="NO",

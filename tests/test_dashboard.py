@@ -352,7 +352,11 @@ def test_it_asks_for_its_token_says_what_to_do_without_data_and_ends_with_its_ke
         server.wait_ready()
         with pytest.raises(RunError, match="token"):
             dashboard_server.check(server.url)
-        page = requests.get(server.url, headers={"Authorization": "token open sesame"}, timeout=60).text
+        viewer = requests.Session()
+        login = viewer.get(server.url, timeout=60)
+        assert "Log in" in login.text and "jupyter" not in login.text.lower()
+        xsrf = re.search(r'name="_xsrf" value="([^"]+)"', login.text)[1]
+        page = viewer.post(login.url, {"password": "open sesame", "_xsrf": xsrf}, timeout=60).text
         assert dashboard_server.END_MARK in page and '"market_id": []' in page
         processes = psutil.Process(server.pid).children(recursive=True)
         assert processes

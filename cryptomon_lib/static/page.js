@@ -130,7 +130,9 @@ function render({ model, el, host = {} }) {
   model.on("connection", (state) => {
     connection = state;
     if (state !== "open") root.removeAttribute("aria-busy");
-    if (state === "open") { unanswered = null; here(); } tick(); });
+    if (state === "open") { unanswered = null; here(); }
+    tick();
+  });
   const timers = [setInterval(tick, 1000), setInterval(here, HERE_MS)];
   const recolour = () => [value, ratio, rank].forEach((figure) => figure.redraw());
   const slash = (event) => {
@@ -275,11 +277,11 @@ function sourceLine(source, stale) {
 
 function emptyState(place, model) {
   const { environment, simulated } = model.get("about");
-  const command = simulated ? "make run" : `cryptomon tick --environment ${environment}`;
+  const command = simulated ? "make run" : `make run PARAMS=${environment}`;
   const problem = model.get("problem");
   place.replaceChildren(
     element("h1", {}, problem ? "The data cannot be read" : "No data yet"),
-    element("p", {}, problem ? problem : "Nothing was collected in the last 24 hours. This page fills by itself as soon as something is."),
+    element("p", {}, problem ? problem : "Nothing was collected in the last 24 hours. This page fills by itself when something is."),
     ...(problem ? [] : [element("p", {}, "To collect now: ", element("code", {}, command))]));
 }
 
