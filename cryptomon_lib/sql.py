@@ -20,8 +20,8 @@ from cryptomon_lib.tables import TABLES
 
 FOLDER = Path(__file__).parent / "views"
 HEADER = ("grain", "units", "why")
-_FIELD = re.compile(r"^--\s*(grain|units|lookback|why):\s*(.*)$")
-_LOOKBACK = re.compile(r"(\d+)\s*(min|h|d)")
+_FIELD = re.compile(r"^--\s*(grain|units|lookback|time|reach|why):\s*(.*)$")
+_SPAN = re.compile(r"(\d+)\s*(min|h|d)")
 _UNITS = {"min": "minutes", "h": "hours", "d": "days"}
 # stands for "now" in the spelled text until a query knows the moment
 _NOW = "$$now$$"
@@ -32,6 +32,8 @@ class View:
     """One view file: its name, what its header says, its text, and the tables and views it reads.
 
     lookback: how far before now its rows reach; None where it reads all there is.
+    time: the column that carries its rows' time; None where rows have none, or not one that bounds what is read.
+    reach: how much older than its own rows' time the rows are that it reads, as an hour for a trailing mean.
     """
 
     name: str
@@ -40,6 +42,8 @@ class View:
     units: str
     why: str
     lookback: timedelta | None
+    time: str | None
+    reach: timedelta
     text: str
     reads: frozenset[str]
 
@@ -159,22 +163,41 @@ def _read(path: Path) -> View:
     if absent or not says:
         raise MetricError(
             f"views/{path.name}: the header lacks {', '.join(absent) or 'its first sentence'}. It begins with a "
-            "sentence and says grain:, units: and why: (and lookback:, as 26 h, where rows do not reach further)."
+            "sentence and says grain:, units: and why: (and lookback:, as 26 h, where rows do not reach further; time: "
+            "and reach:, where a bound on its rows' time bounds what it reads)."
         )
-    lookback = None
-    if "lookback" in fields:
-        match = _LOOKBACK.fullmatch(fields["lookback"])
-        if not match:
-            raise MetricError(
-                f"views/{path.name}: lookback is {fields['lookback']!r}; write it as 75 min, 26 h or 8 d."
-            )
-        lookback = timedelta(**{_UNITS[match[2]]: int(match[1])})
     try:
         tree = parse(text)
     except QueryError as error:
         raise MetricError(f"views/{path.name}: {error}") from error
-    grain = tuple(column.strip() for column in fields["grain"].split(","))
-    return View(path.stem, says, grain, fields["units"], fields["why"], lookback, text, reads(tree))
+    time = fields.get("time")
+    if time and time not in tree.named_selects:
+        raise MetricError(
+            f"views/{path.name}: time is {time!r}, which it does not select. It has: {', '.join(tree.named_selects)}."
+        )
+    return View(
+        name=path.stem,
+        says=says,
+        grain=tuple(column.strip() for column in fields["grain"].split(",")),
+        units=fields["units"],
+        why=fields["why"],
+        lookback=_span(path, "lookback", fields),
+        time=time,
+        reach=_span(path, "reach", fields) or timedelta(0),
+        text=text,
+        reads=reads(tree),
+    )
+
+
+def _span(path: Path, field: str, fields: Mapping[str, str]) -> timedelta | None:
+    if field not in fields:
+        return None
+    match = _SPAN.fullmatch(fields[field])
+    if not match:
+        raise MetricError(
+            f"views/{path.name}: {field} is {fields[field]!r}; write it as 75 min, 26 h or 8 d."
+        )
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def _header(text: str) -> tuple[dict[str, str], str]:

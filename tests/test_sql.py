@@ -74,6 +74,8 @@ def test_a_view_stands_after_all_that_it_reads():
         (HEADER.replace("-- One sentence.\n", "") + "select 1 as market_id", "first sentence"),
         (HEADER.replace("none", "") + "select 1 as market_id", "lacks units"),
         (HEADER + "-- lookback: a while\nselect 1 as market_id", "write it as 75 min, 26 h or 8 d"),
+        (HEADER + "-- reach: 1 hour\nselect 1 as market_id", "reach is '1 hour'; write it as 75 min, 26 h"),
+        (HEADER + "-- time: at\nselect 1 as market_id", "time is 'at', which it does not select"),
         (HEADER + "selekt 1 as market_id", "broken.sql"),
         (HEADER + "select (1 as market_id", "broken.sql"),
         (HEADER + "drop table ticks", "nothing but a query"),
@@ -106,6 +108,15 @@ def test_a_line_of_the_header_may_go_on_in_the_next(folder):
     )["view"]
     assert (view.says, view.grain) == ("A sentence of two lines.", ("a", "b"))
     assert (view.units, view.why, view.lookback) == ("of a, of b", "so it is.", timedelta(minutes=75))
+
+
+def test_the_header_says_which_column_is_the_time_and_how_far_before_it_rows_are_read(folder):
+    known = folder(
+        mean=HEADER + "-- time: at\n-- reach: 1 h\nselect market_id, collected_at as at from ticks",
+        plain=HEADER + "select market_id from ticks",
+    )
+    assert (known["mean"].time, known["mean"].reach) == ("at", timedelta(hours=1))
+    assert (known["plain"].time, known["plain"].reach) == (None, timedelta(0))
 
 
 # ---- what a query needs

@@ -1,6 +1,7 @@
 -- Ticks under the column names of the first system, row for row.
 -- grain: market, asset, source, created_at
 -- units: prices in quote currency; volume in base, volumequote in quote currency; percentage in percent
+-- time: created_at
 -- why: queries written against the first system go on working. There, market is the exchange and asset the
 --      pair; created_at is when the answer arrived.
 with final as (

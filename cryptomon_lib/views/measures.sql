@@ -3,6 +3,7 @@
 -- units: price in quote currency, volume_1m and volume_24h in base, quote_volume_24h in quote currency,
 --        spread_bps in hundredths of a percent of the middle of bid and ask
 -- lookback: 26 h
+-- time: at
 -- why: a row stands only where there is a value; what is absent is a hole, never a zero.
 with recent as (
     select

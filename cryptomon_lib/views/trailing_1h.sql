@@ -2,6 +2,8 @@
 -- grain: market_id, measure, at
 -- units: value and average_1h in the measure's unit; ratio_1h is a multiple
 -- lookback: 26 h
+-- time: at
+-- reach: 1 h
 -- why: "a metric exceeds 3x its average over the last hour". The point itself is not in its average: a burst
 --      would hide itself. The frame is a range of time, not of rows: over a hole a number of rows would reach
 --      further back. Null with fewer than 30 of the 60 samples.

@@ -2,6 +2,8 @@
 -- grain: market_id, at
 -- units: volume in base currency; at is the end of the minute
 -- lookback: 26 h
+-- time: at
+-- reach: 2 min
 -- why: the volume that exchanges give is a rolling 24 h sum, and its difference is not the minute's volume.
 --      A closed candle is; for a minute that has none, the difference of a since-midnight counter is, if both
 --      polls are of the same UTC day, at most 90 s apart, and the counter did not fall (late corrections).
