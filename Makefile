@@ -22,8 +22,9 @@ lint: $(READY)  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-unit: $(READY)  ## tests, S3 and browser included
-	$(BIN)/python -m pytest -q
+# a file's tests stay in one process: what they share (a replayed day, an opened page) is made once
+unit: $(READY)  ## tests, S3 and browser included, a process a core
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # nbval gives no parameters: the defaults run, on a root of their own. The tour is compared with its kept
 # outputs; of the others only what is tagged nbval-check-output.
