@@ -5,7 +5,7 @@ would silently mean something else there are rewritten here.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.tokens import TokenType
 
 from cryptomon_lib.errors import MetricError, QueryError
 from cryptomon_lib.tables import TABLES
@@ -25,6 +26,10 @@ _SPAN = re.compile(r"(\d+)\s*(min|h|d)")
 _UNITS = {"min": "minutes", "h": "hours", "d": "days"}
 # stands for "now" in the spelled text until a query knows the moment
 _NOW = "$$now$$"
+# the one clock, as Trino text
+_CLOCK = re.compile(
+    r"(?i)cast\s*\(\s*current_timestamp\s+at\s+time\s+zone\s+'UTC'\s+as\s+timestamp\s*\(\s*3\s*\)\s*\)"
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def views(folder: Path = FOLDER) -> Mapping[str, View]:
     """
     found = {path.stem: _read(path) for path in sorted(folder.glob("*.sql"))}
     for view in found.values():
-        unknown = view.reads - found.keys() - TABLES.keys()
+        unknown = {name for name in view.reads if name not in found and not table_of(name, found)}
         if unknown:
             raise MetricError(
                 f"views/{view.name}.sql reads {', '.join(sorted(unknown))}, which is no table and no view."
@@ -85,14 +90,11 @@ def needed(names: frozenset[str], known: Mapping[str, View]) -> tuple[list[str],
             view = known[name]
             bound = view.lookback if bound is None else min(bound, view.lookback or bound)
             for read in view.reads:
-                # a view hides the table of its name from all but itself
-                walk_table(read, bound) if read == name else walk(read, bound)
+                walk(read, bound)
         else:
-            walk_table(name, bound)
-
-    def walk_table(name: str, bound: timedelta | None) -> None:
-        have = tables.get(name, timedelta(0))
-        tables[name] = None if bound is None or have is None else max(have, bound)
+            table = table_of(name, known) or name
+            have = tables.get(table, timedelta(0))
+            tables[table] = None if bound is None or have is None else max(have, bound)
 
     for name in names:
         walk(name, None)
@@ -114,9 +116,100 @@ def parse(text: str) -> exp.Expression:
 
 
 def reads(tree: exp.Expression) -> frozenset[str]:
-    """The tables and views that a query reads, without its own steps."""
-    steps = {step.alias_or_name for step in tree.find_all(exp.CTE)}
-    return frozenset(table.name for table in tree.find_all(exp.Table) if table.name not in steps)
+    """The tables and views that a query reads, without its own steps; names in lower case."""
+    return frozenset(source_name(table) for table in sources(tree))
+
+
+def sources(tree: exp.Expression, steps: frozenset[str] = frozenset()) -> Iterator[exp.Table]:
+    """Every place where a query reads what is no step of its own.
+
+    A step hides a table of its name from what comes after it, not from itself: `with ticks as (select … from
+    ticks)` reads the table.
+    """
+    if isinstance(tree, exp.Table) and source_name(tree) not in steps:
+        yield tree
+    within = tree.args.get("with_")
+    for step in within.expressions if within else ():
+        own = frozenset({step.alias.lower()})
+        yield from sources(step.this, steps | own if within.args.get("recursive") else steps)
+        steps |= own
+    for child in tree.iter_expressions():
+        if child is not within:
+            yield from sources(child, steps)
+
+
+def source_name(table: exp.Table) -> str:
+    """What a place reads, in lower case; a name with a schema, or a function, as it is written."""
+    plain = isinstance(table.this, exp.Identifier) and not table.db
+    return table.name.lower() if plain else table.sql(dialect="trino")
+
+
+def base_name(table: str, known: Mapping[str, View]) -> str:
+    """What a table is called in SQL: its name, or `stored_` and its name where a view has that."""
+    return f"stored_{table}" if table in known else table
+
+
+def table_of(name: str, known: Mapping[str, View]) -> str | None:
+    """The table that a name in SQL stands for; None where it is a view's, or nobody's."""
+    if name in known:
+        return None
+    plain = name.removeprefix("stored_")
+    return plain if plain in TABLES else None
+
+
+def placeholders(tree: exp.Expression) -> frozenset[str]:
+    """The names for which a query wants values."""
+    return frozenset(place.name for place in tree.find_all(exp.Placeholder) if place.name)
+
+
+def inlined(text: str, known: Mapping[str, View], now: datetime) -> str:
+    """A Trino query as of a moment: every view that it reads becomes a step of it, and the clock that moment.
+
+    Tables stay names. The text is kept as it was written but for the clock and the views' names, which get
+    `as_of_` before them, so that they meet no step of the query's own.
+    """
+    views, _ = needed(reads(parse(text)), known)
+    steps = [f"as_of_{name} as (\n{_renamed(known[name].text, known)}\n)" for name in views]
+    body = _renamed(text, known)
+    if steps:
+        opening = re.match(r"(?is)(?:\s|--[^\n]*\n|/\*.*?\*/)*with\s+(?:recursive\s+)?", body)
+        before, rest = (body[: opening.end()], body[opening.end() :]) if opening else ("with ", body)
+        body = before + ",\n".join(steps) + (",\n" if opening else "\n") + rest
+    return trino_at(body, now)
+
+
+def trino_at(text: str, now: datetime) -> str:
+    """Trino SQL whose clock stands still at a moment (aware, or naive UTC)."""
+    moment = f"{now:%Y-%m-%d %H:%M:%S}.{now.microsecond // 1000:03d}"
+    text = _CLOCK.sub(f"timestamp '{moment}'", text)
+    frozen = {
+        "CURRENT_TIMESTAMP": f"timestamp '{moment} UTC'",
+        "LOCALTIMESTAMP": f"timestamp '{moment}'",
+        "CURRENT_DATE": f"date '{now:%Y-%m-%d}'",
+    }
+    spans = [
+        (token.start, token.end + 1, frozen[token.text.upper()])
+        for token in sqlglot.tokenize(text, read="trino")
+        if token.text.upper() in frozen and token.token_type != TokenType.STRING
+    ]
+    return _spliced(text, spans)
+
+
+def _renamed(text: str, known: Mapping[str, View]) -> str:
+    spans = []
+    for table in sources(parse(text)):
+        name = source_name(table)
+        if name in known:
+            place = table.this.meta
+            called = "" if table.alias else f" as {name}"
+            spans.append((place["start"], place["end"] + 1, f"as_of_{name}{called}"))
+    return _spliced(text, spans).rstrip().rstrip(";")
+
+
+def _spliced(text: str, spans: list[tuple[int, int, str]]) -> str:
+    for start, end, new in sorted(spans, reverse=True):
+        text = text[:start] + new + text[end:]
+    return text
 
 
 @cache
@@ -133,6 +226,12 @@ def at_moment(spelled: str, now: datetime) -> str:
 def _rewrite(node: exp.Expression) -> exp.Expression:
     if isinstance(node, exp.Cast) and isinstance(node.this, exp.AtTimeZone) and _is_now(node.this.this):
         return exp.column(_NOW, quoted=True)
+    if _is_now(node):
+        return exp.AtTimeZone(this=exp.column(_NOW, quoted=True), zone=exp.Literal.string("UTC"))
+    if isinstance(node, exp.Localtimestamp):
+        return exp.column(_NOW, quoted=True)
+    if isinstance(node, exp.CurrentDate):
+        return exp.cast(exp.column(_NOW, quoted=True), "date")
     if isinstance(node, exp.DataType) and node.this == exp.DataType.Type.TIMESTAMP:
         # DuckDB's millisecond type is another type than its timestamp
         return exp.DataType.build("timestamp")

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from cryptomon_lib.engine import Engine
+from cryptomon_lib.engines import duckdb
 from cryptomon_lib.errors import ConfigError, PayloadError, QueryError
 from cryptomon_lib.lake import Batch, Lake
 from cryptomon_lib.storage import Storage
@@ -113,7 +114,8 @@ def test_values_of_every_kind_are_bound(local):
         ("drop table ticks", "nothing but a query"),
         ("copy ticks to '/tmp/x'", "Not Trino SQL|nothing but a query"),
         ("attach 'x.db'", "Not Trino SQL|nothing but a query"),
-        ("select :x as x", "DuckDB refuses"),
+        ("select * from information_schema.ticks", "information_schema.ticks"),
+        ("select :x as x", "No value for :x"),
         ("select cast('x' as double) as x", "DuckDB refuses"),
         ("", "One query at a time"),
     ],
@@ -121,6 +123,33 @@ def test_values_of_every_kind_are_bound(local):
 def test_what_is_no_query_over_known_names_is_refused(text, says, local):
     with pytest.raises(QueryError, match=says):
         Engine(local, NOON).query(text)
+
+
+def test_a_value_that_no_name_asks_for_is_told(local):
+    with pytest.raises(QueryError, match="no :name of that"):
+        Engine(local, NOON).query("select 1 as one", market_id="x")
+
+
+def test_names_are_those_of_trino_in_upper_case_too(local, ticks):
+    local.lake.append("ticks", [Batch("a", ticks())])
+    engine = Engine(local, NOON)
+    assert engine.query("SELECT Price FROM LATEST").num_rows == 2
+    # a step may have the name of what it reads, and of a view that another view reads
+    text = "with ticks as (select price from ticks), measures as (select 1 as one) select * from ticks, measures, now_1h"
+    assert engine.query(text).num_rows == 2 * 1 * 4
+    assert engine.query("with latest as (select price from ticks) select * from latest").num_rows == 2
+
+
+def test_what_a_query_took_is_kept_thread_by_thread(local, ticks):
+    local.lake.append("ticks", [Batch("a", ticks())])
+    engine, elsewhere = Engine(local, NOON), []
+    assert engine.last is None
+    engine.query("select * from ticks")
+    assert engine.last.rows == 2 and engine.last.seconds > 0 and engine.last.cost_usd is None
+    thread = threading.Thread(target=lambda: elsewhere.append(engine.last))
+    thread.start()
+    thread.join()
+    assert elsewhere == [None]
 
 
 def test_an_engine_that_is_not_duckdb_is_refused_with_the_way_out(local, open_at):
@@ -154,12 +183,12 @@ def test_a_name_with_a_quote_in_the_root_is_no_trouble(tmp_path, open_at, ticks)
 def test_only_files_that_can_hold_rows_of_the_lookback_are_read(local, ticks):
     for number in range(6):
         local.lake.append("ticks", [Batch(f"{number}", ticks(NOON - number * timedelta(hours=10)))])
-    engine = Engine(local, NOON)
-    assert len(engine.files("ticks", None, NOON)) == 6
-    assert len(engine.files("ticks", timedelta(hours=26), NOON)) == 3
-    assert len(engine.files("ticks", timedelta(minutes=75), NOON)) == 1
-    assert len(engine.files("ticks", timedelta(minutes=75), NOON + timedelta(days=9))) == 0
-    assert engine.files("candles", None, NOON) == []
+    backend = duckdb.Backend(local)
+    assert len(backend.files("ticks", None, NOON)) == 6
+    assert len(backend.files("ticks", timedelta(hours=26), NOON)) == 3
+    assert len(backend.files("ticks", timedelta(minutes=75), NOON)) == 1
+    assert len(backend.files("ticks", timedelta(minutes=75), NOON + timedelta(days=9))) == 0
+    assert backend.files("candles", None, NOON) == []
 
 
 def test_readers_beside_a_writer_and_a_compaction_see_whole_commits_and_every_row_once(local, ticks):

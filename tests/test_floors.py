@@ -31,6 +31,7 @@ FLOORS = {
     "exchanges": 4,
     "monitor": 4,
     "collect": 5,
+    "engines": 5,
     "engine": 5,
     "flatten": 6,
     "metrics": 6,
