@@ -16,6 +16,8 @@ FLOORS = {
     "simulated_universe": 0,
     "config": 1,
     "tables": 1,
+    "receivers": 2,
+    "notices": 3,
     "simulated_market": 1,
     "storage": 2,
     "fetch": 2,
