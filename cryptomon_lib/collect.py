@@ -16,7 +16,7 @@ import pandas as pd
 from cryptomon_lib import exchanges as known
 from cryptomon_lib.errors import CollectError, ConfigError, FetchError, PayloadError
 from cryptomon_lib.fetch import Fetcher
-from cryptomon_lib.monitor import Monitor, hosts
+from cryptomon_lib.monitor import Monitor, hosts, open_fetcher
 from cryptomon_lib.payloads import ARCHIVE, INGEST, QUARANTINE, Request, pack, parse_moment, truncated
 from cryptomon_lib.shape import Instrument
 
@@ -102,7 +102,7 @@ def collect_payloads(
     names = list(exchanges or monitor.settings.exchanges)
     every_s = every_s or monitor.settings.cadence_s
     _check(monitor, names, endpoint, samples, every_s)
-    fetcher = fetcher or Fetcher(monitor.settings.fetch)
+    fetcher = fetcher or open_fetcher(monitor.settings)
     poll = _Poll(monitor, fetcher, as_of is not None)
     start = _start(monitor, as_of, every_s)
     slots = [start + timedelta(seconds=every_s * index) for index in range(samples)]
@@ -219,6 +219,9 @@ class _Poll:
             url,
             exchange=request.source,
             refused=known.get(request.source).refused,
+            # no candle is no fault: nothing was traded
+            may_be_empty=request.endpoint == "candles",
+            elsewhere=getattr(known.get(request.source), "ELSEWHERE", None),
             # the simulated exchange and a replay answer as of that moment
             headers={"X-As-Of": outcome.slot.isoformat().replace("+00:00", "Z")} if self.replay else {},
         )

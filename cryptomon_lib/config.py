@@ -26,6 +26,8 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Days = Annotated[int, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+# a value that is no name is likely the secret itself
+VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
@@ -45,6 +47,8 @@ class Fetch(Section):
     pause_s: NotNegative
     body_bytes_max: Count
     workers: Count
+    calls_per_min: Count
+    budgets: str
 
 
 class Limits(Section):
@@ -90,6 +94,8 @@ class Settings(Section):
     exchanges: tuple[str, ...]
     hosts: dict[str, str]
     endpoints: dict[str, tuple[str, ...]]
+    calls_per_min: dict[str, Count]
+    keys: dict[str, VariableName]
     min_markets: Annotated[int, msgspec.Meta(ge=0)]
     watchlist: tuple[str, ...]
     fetch: Fetch
@@ -187,7 +193,7 @@ def secret(name: str) -> str:
 
     Raises ConfigError: it is not set.
     """
-    value = os.environ.get(name)
+    value = os.environ.get(name, "").strip()
     if not value:
         raise ConfigError(f"The environment variable {name} is not set; export it before the run.")
     return value
@@ -301,6 +307,12 @@ def _check_value(value: Any, kind: Any, where: str, key: str) -> None:
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
+        if key == "keys":
+            # not shown, and not as the cause either: it may be a key
+            raise ConfigError(
+                f"{where}: keys has to be exchange: NAME_OF_AN_ENVIRONMENT_VARIABLE; the key itself stands nowhere "
+                "but in the environment."
+            ) from None
         raise ConfigError(f"{where}: {key} is {value!r}: {_plain(error, kind)}") from error
 
 

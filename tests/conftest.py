@@ -80,11 +80,11 @@ def place(request, tmp_path):
 
 
 @pytest.fixture
-def open_at():
+def open_at(tmp_path):
     """Opens a monitor at a root, on the loopback simulator of `hosts`, with further flags."""
 
     def opened(root, endpoint_url=None, hosts=None, **flags):
-        flags["fetch"] = QUICK | flags.get("fetch", {})
+        flags["fetch"] = QUICK | {"budgets": str(tmp_path / "budgets")} | flags.get("fetch", {})
         places = {"root": str(root), "endpoint_url": endpoint_url, "hosts": hosts or {}}
         return open_monitor("local", flags=places | flags)
 

@@ -20,6 +20,7 @@ FLOORS = {
     "notices": 3,
     "simulated_market": 1,
     "storage": 2,
+    "budget": 2,
     "fetch": 2,
     "payloads": 2,
     "schedule": 2,

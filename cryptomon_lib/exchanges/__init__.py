@@ -9,6 +9,9 @@ A module gives
 and where the exchange has them
     INSTRUMENTS, read_instruments(body) -> [Instrument]     the list that tells base and quote apart
     SPLIT_BY_INSTRUMENTS = True                             its tickers need that list
+    CALLS_PER_MIN               the most calls a minute that it allows one address; params can say less
+    KEY_HEADER or KEY_PARAMETER     where its API key goes, when params name one under `keys`
+    ELSEWHERE                   the address that serves countries which HOST does not
     allowance(body)             what an answer says of calls left, to be logged
     candles_request(instrument, since, until) -> Request    one market's closed 1-minute candles
     CANDLES                                                 that call's route, to know its payloads by

@@ -13,6 +13,8 @@ from cryptomon_lib.payloads import Request
 from cryptomon_lib.shape import Columns, Instrument, Number, Rows
 
 HOST = "data-api.binance.vision"
+CALLS_PER_MIN = 600
+ELSEWHERE = "https://data-api.binance.vision"
 TICKERS = "/api/v3/ticker/24hr"
 CANDLES = "/api/v3/klines"
 INSTRUMENTS = "/api/v3/exchangeInfo"

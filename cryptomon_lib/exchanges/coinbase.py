@@ -9,6 +9,7 @@ import msgspec
 from cryptomon_lib.shape import Columns, Instrument, Number, Rows
 
 HOST = "api.exchange.coinbase.com"
+CALLS_PER_MIN = 300
 TICKERS = "/products/stats"
 INSTRUMENTS = "/products"
 

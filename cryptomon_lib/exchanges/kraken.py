@@ -14,6 +14,7 @@ from cryptomon_lib.payloads import Request
 from cryptomon_lib.shape import Columns, Instrument, Number, Rows, numbers
 
 HOST = "api.kraken.com"
+CALLS_PER_MIN = 60
 TICKERS = "/0/public/Ticker?assetVersion=1"
 CANDLES = "/0/public/OHLC"
 INSTRUMENTS = "/0/public/AssetPairs"
