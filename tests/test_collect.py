@@ -105,7 +105,7 @@ def test_a_payload_is_stored_exactly_as_it_came_under_its_identity(place, open_a
     body = b'{ "BTC-USD": {"stats_24hour":\n {"last": "1.0e3"}}, "\xe5\xb8\x81-USD": {} }\n'
     api.answers["/products/stats"] = body
     monitor = open_at(place.root, place.endpoint_url, hosts={"coinbase": api.url})
-    collected = collect_payloads(monitor, ["coinbase"], as_of="2026-07-27T12:00:42Z")
+    collected = collect_payloads(monitor, ["coinbase"], "tickers", as_of="2026-07-27T12:00:42Z")
     (one,) = collected.outcomes
     assert (one.state, one.bytes, one.slot, one.markets) == ("stored", len(body), NOON, 2)
     (key,) = queued(monitor)
@@ -123,7 +123,7 @@ def test_a_live_payload_counts_as_collected_when_its_answer_came(local, open_at,
     api.answers["/products/stats"] = stats("BTC-USD")
     monitor = open_at(local.storage.root, hosts={"coinbase": api.url})
     before = datetime.now(UTC)
-    collect_payloads(monitor, ["coinbase"])
+    collect_payloads(monitor, ["coinbase"], "tickers")
     after = datetime.now(UTC)
     (key,) = queued(monitor)
     payload = unpack(key, monitor.storage.get(key))
@@ -138,13 +138,19 @@ def test_all_endpoints_of_all_exchanges_are_polled_in_one_run(polled, simulator)
     assert collected.count("failed") == 0 and collected.count("stored") == len(collected.outcomes)
     told = collected.table.set_index(["source", "endpoint"])
     assert {source for source, endpoint in told.index if endpoint == "tickers"} == set(ALL)
-    assert {source for source, endpoint in told.index if endpoint == "candles"} == {"kraken", "binance"}
+    assert {source for source, endpoint in told.index if endpoint == "candles"} == {
+        "kraken",
+        "coinbase",
+        "binance",
+    }
     assert told.loc[("binance", "tickers"), "markets"] > 50
     assert told["stored"].sum() == len(queued(monitor)) and (told["bytes"] > 0).all()
     symbols = {
-        unpack(k, monitor.storage.get(k)).symbol for k in queued(monitor) if "OHLC" in k or "klines" in k
+        unpack(k, monitor.storage.get(k)).symbol
+        for k in queued(monitor)
+        if any(word in k for word in ("OHLC", "klines", "candles"))
     }
-    assert symbols == {"BTC/USD", "BTC/USDT", "BTCUSDT"}
+    assert symbols == {"BTC/USD", "BTC/USDT", "BTCUSDT", "BTC-USD", "BTC-USDT"}
 
 
 @pytest.mark.parametrize(
@@ -167,14 +173,18 @@ def test_a_route_of_an_exchange_is_archived_as_it_is(polled, simulator):
 
 
 def test_the_routes_that_params_name_are_polled_beside_the_tickers(polled):
-    monitor = polled(endpoints={"coinbase": ["/products", "/products/BTC-USD/candles?granularity=60"]})
+    monitor = polled(
+        endpoints={"coinbase": ["/products?limit=9", "/products/BTC-USD/candles?granularity=60"]},
+        watchlist=[],
+    )
     collected = collect_payloads(monitor, ["coinbase"], as_of=NOON)
     assert {one.endpoint for one in collected.outcomes} == {
+        "instruments",
         "tickers",
-        "/products",
+        "/products?limit=9",
         "/products/BTC-USD/candles?granularity=60",
     }
-    assert collected.count("stored") == 3
+    assert collected.count("stored") == 4
 
 
 # ---- side by side
@@ -226,7 +236,7 @@ def test_an_exchange_that_fails_for_a_moment_is_asked_again_within_the_run(polle
 
 def test_a_run_that_had_nothing_to_ask_for_fails(polled, simulator):
     with pytest.raises(CollectError, match="nothing to ask for"):
-        collect_payloads(polled(), ["coinbase"], "candles", as_of=NOON)
+        collect_payloads(polled(), ["coinbase"], "candles", ["NO-PE"], as_of=NOON)
     simulator.set_faults([{"kind": "500", "route": "AssetPairs"}])
     with pytest.raises(CollectError, match="HTTP 500"):
         collect_payloads(polled(), ["kraken"], "candles", as_of=NOON)
@@ -253,7 +263,7 @@ def test_a_second_run_of_a_slot_makes_no_second_call_and_no_second_payload(
     second = collect_payloads(monitor, ["kraken", "coinbase"], as_of=NOON)
     assert simulator.requests.total() == 0
     assert {one.state for one in second.outcomes} == {"already"}
-    assert len(second.outcomes) == first.count("stored") - 1  # the list of instruments is known by then
+    assert len(second.outcomes) == first.count("stored") - 2  # the lists of instruments are known by then
     assert _everything(monitor) == before
 
 
@@ -389,7 +399,7 @@ def test_markets_that_vanished_are_reported_as_a_share_and_new_ones_are_not(loca
     said = []
     for minute, products in enumerate((names, names[:8], names[:5], names, names)):
         api.answers["/products/stats"] = stats(*products)
-        collected = collect_payloads(monitor, ["coinbase"], as_of=NOON + timedelta(minutes=minute))
+        collected = collect_payloads(monitor, ["coinbase"], "tickers", as_of=NOON + timedelta(minutes=minute))
         said.append(collected.outcomes[0].says)
     assert said == ["", "", "38% of the markets vanished since last time", "", ""]
 
@@ -397,7 +407,7 @@ def test_markets_that_vanished_are_reported_as_a_share_and_new_ones_are_not(loca
 def test_a_payload_that_will_not_flatten_is_told_when_it_is_stored(local, open_at, api):
     api.answers["/products/stats"] = b'[["BTC-USD", 7]]'
     monitor = open_at(local.storage.root, hosts={"coinbase": api.url})
-    (one,) = collect_payloads(monitor, ["coinbase"], as_of=NOON).outcomes
+    (one,) = collect_payloads(monitor, ["coinbase"], "tickers", as_of=NOON).outcomes
     assert one.state == "stored" and one.says.startswith("stored, but it will not flatten")
 
 

@@ -1,7 +1,7 @@
 """Each exchange by hand-written payloads: payloads/<exchange>/<endpoint>.json, and beside it what has to come out."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -17,8 +17,8 @@ PAYLOADS = Path(__file__).parent / "payloads"
 FILES = sorted(path for path in PAYLOADS.glob("*/*.json") if not path.name.endswith(".expected.json"))
 # half a minute after the newest candle of the payloads opened
 AT = datetime(2026, 7, 27, 12, 0, 30, tzinfo=UTC)
-# the market that a payload of candles is of, where the payload does not say
-CANDLES_OF = {"kraken": "BTC/USD", "binance": "BTCUSDT"}
+SINCE, UNTIL = AT.replace(minute=0, second=0) - timedelta(minutes=5), AT.replace(second=0)
+WITH_CANDLES = [name for name in exchanges.names() if hasattr(exchanges.get(name), "candles_request")]
 
 
 def named(path):
@@ -91,8 +91,9 @@ def test_the_symbols_of_a_payload_are_listed_without_its_rows(path):
 @of_kind("candles")
 def test_candles_become_these_rows_and_no_others(path):
     module = exchanges.get(path.parent.name)
-    found = flattened(path, module.CANDLES, CANDLES_OF[path.parent.name])
     expected = expected_of(path)
+    request = module.candles_request(Instrument(*expected["of"]), SINCE, UNTIL)
+    found = flattened(path, request.route, request.symbol)
     check(found, expected, "opened_at")
     assert sorted(reason for _, reason in found.rejected) == sorted(expected["rejected"].values())
 
@@ -149,21 +150,41 @@ def test_an_exchange_is_found_by_its_host_and_its_calls_have_keys(name):
     assert route == module.TICKERS.partition("?")[0] and query == dict(request.query)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in exchanges.names() if hasattr(exchanges.get(n), "candles_request")]
-)
-def test_a_poll_of_candles_reaches_from_its_since_to_now(name):
-    module = exchanges.get(name)
-    one = Instrument(CANDLES_OF[name], "BTC", {"kraken": "USD"}.get(name, "USDT"))
-    since = datetime(2026, 7, 27, 11, 55, tzinfo=UTC)
-    request = module.candles_request(one, since, AT.replace(second=0))
-    assert request.symbol == one.symbol and request.route == module.CANDLES
+@pytest.mark.parametrize("name", WITH_CANDLES)
+def test_a_poll_of_candles_asks_for_the_minutes_from_since_to_until(name):
+    module, expected = exchanges.get(name), expected_of(PAYLOADS / name / "candles.json")
+    one = Instrument(*expected["of"])
+    request = module.candles_request(one, SINCE, UNTIL)
+    assert request.url() == f"https://{module.HOST}{expected['asked']}"
+    assert request.symbol == one.symbol and request.source == name
     # the window follows from the slot: two polls of a slot are the same payload
-    later = module.candles_request(one, since.replace(minute=50), AT)
-    assert later.key(AT) == request.key(AT) and later.url() != request.url()
-    window = dict(request.window)
-    at = int(window.get("since", 0)) + 1 if name == "kraken" else int(window["startTime"]) // 1000
-    assert datetime.fromtimestamp(at, UTC) == since
+    later = module.candles_request(one, SINCE - timedelta(minutes=5), UNTIL)
+    assert later.key(AT) == request.key(AT)
+    # and it is known for what it is when it comes back
+    host, route, _, _ = parse_key(request.key(AT))
+    body = (PAYLOADS / name / "candles.json").read_bytes()
+    back = Payload("", host, route, {}, AT, AT, one.symbol, body)
+    assert exchanges.flatten(back).table == "candles"
+
+
+@pytest.mark.parametrize("name", WITH_CANDLES)
+def test_pages_of_candles_cover_a_stretch_once_newest_first(name):
+    module, expected = exchanges.get(name), expected_of(PAYLOADS / name / "candles.json")
+    one, minute = Instrument(*expected["of"]), timedelta(minutes=1)
+    since = UNTIL - 3 * module.CANDLES_MAX * minute
+    pages = list(exchanges.candles_pages(name, one, since, AT - 20 * minute, AT))
+    assert len({page.key(AT) for page in pages}) == len({page.url() for page in pages}) == len(pages)
+    firsts = [datetime.fromtimestamp(page.page, UTC) for page in pages]
+    assert firsts == sorted(firsts, reverse=True)
+    kept = module.CANDLES_KEPT
+    assert firsts[-1] == (since if kept is None else max(since, UNTIL - (kept - 1) * minute))
+    lasts = [UNTIL - 20 * minute, *(first - minute for first in firsts)]
+    if kept is None or kept > module.CANDLES_MAX:
+        lengths = [(last - first) // minute + 1 for first, last in zip(firsts, lasts, strict=False)]
+        assert lengths[:-1] == [module.CANDLES_MAX] * (len(pages) - 1) and lengths[-1] <= module.CANDLES_MAX
+    else:
+        assert len(pages) == 1
+    assert list(exchanges.candles_pages(name, one, AT, since, AT)) == []
 
 
 @pytest.mark.parametrize("name", exchanges.names())
@@ -182,11 +203,22 @@ def test_a_route_that_nothing_flattens_gives_nothing():
     assert exchanges.flatten(payload) is None
 
 
-def test_candles_of_nobody_knows_which_market_are_refused():
-    body = (PAYLOADS / "kraken" / "candles.json").read_bytes()
-    payload = Payload("x", "api.kraken.com", "/0/public/OHLC", {}, AT, AT, None, body)
-    with pytest.raises(PayloadError, match="which market"):
-        exchanges.flatten(payload)
+@pytest.mark.parametrize("name", WITH_CANDLES)
+def test_candles_that_were_asked_for_by_their_route_are_of_no_known_market_and_interval(name):
+    path = PAYLOADS / name / "candles.json"
+    route = exchanges.get(name).candles_request(Instrument(*expected_of(path)["of"]), SINCE, UNTIL).route
+    payload = Payload(
+        "x", exchanges.get(name).HOST, route, {"interval": "5m"}, AT, AT, None, path.read_bytes()
+    )
+    assert exchanges.flatten(payload) is None
+
+
+def test_the_tickers_of_another_query_are_not_taken_for_all_markets():
+    body = (PAYLOADS / "binance" / "tickers.json").read_bytes()
+    host, route = exchanges.get("binance").HOST, exchanges.get("binance").TICKERS
+    for query, flat in (({}, True), ({"symbol": "BTCUSDT"}, False), ({"type": "MINI"}, False)):
+        found = exchanges.flatten(Payload("x", host, route, query, AT, AT, None, body))
+        assert (found is not None) is flat, query
 
 
 def test_an_unknown_exchange_endpoint_or_host_is_named():

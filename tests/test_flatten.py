@@ -236,7 +236,6 @@ MISNAMED = (
     "ingest/api.kraken.com/0/public/Ticker/2026-07-27/yesterday.json.gz",
     "ingest/api.kraken.com/0/public/Ticker/2026-07-28/20260727T120000Z.json.gz",
     "ingest/nobody.example/tickers/2026-07-27/20260727T120000Z.json.gz",
-    "ingest/api.kraken.com/0/public/OHLC~pair=XBTUSD/2026-07-27/20260727T120000Z.json.gz",
 )
 
 

@@ -20,6 +20,7 @@ CANDLES = "/api/v3/klines"
 INSTRUMENTS = "/api/v3/exchangeInfo"
 SPLIT_BY_INSTRUMENTS = True
 CANDLES_MAX = 1000
+CANDLES_KEPT = None
 
 T = TypeVar("T")
 

@@ -1,17 +1,24 @@
 """Coinbase Exchange spot. Source: docs.cdp.coinbase.com/exchange, Products.
 
 `products/stats` brings all products; a delisted one is absent. There is no quote volume and no time of the
-exchange's own; the 24 h change follows from the open.
+exchange's own; the 24 h change follows from the open. Candles give the low before the high and both before the
+open, newest first; a minute without a trade is absent.
 """
+
+from datetime import datetime
 
 import msgspec
 
-from cryptomon_lib.shape import Columns, Instrument, Number, Rows
+from cryptomon_lib.payloads import Request
+from cryptomon_lib.shape import Columns, Instrument, Number, Rows, numbers
 
 HOST = "api.exchange.coinbase.com"
 CALLS_PER_MIN = 300
 TICKERS = "/products/stats"
 INSTRUMENTS = "/products"
+CANDLES = "/products/{symbol}/candles"
+CANDLES_MAX = 300
+CANDLES_KEPT = None
 
 
 class _Day(msgspec.Struct, gc=False):
@@ -39,6 +46,8 @@ class _Refusal(msgspec.Struct):
 
 _STATS = Rows(_Stats, lambda row: dict[str, row])
 _PRODUCTS = Rows(_Product, lambda row: list[row])
+# opened s, low, high, open, close, volume
+_CANDLES = Rows(list[Number], lambda row: list[row])
 _REFUSAL = msgspec.json.Decoder(_Refusal)
 
 
@@ -84,3 +93,31 @@ def read_instruments(body: bytes) -> list[Instrument]:
         )
         for row in rows
     ]
+
+
+def candles_request(instrument: Instrument, since: datetime, until: datetime) -> Request:
+    """One product's candles that opened from a moment to another."""
+    return Request(
+        "coinbase",
+        "candles",
+        HOST,
+        CANDLES.format(symbol=instrument.symbol),
+        query=(("granularity", "60"),),
+        window=(("start", f"{since:%Y-%m-%dT%H:%M:%SZ}"), ("end", f"{until:%Y-%m-%dT%H:%M:%SZ}")),
+        symbol=instrument.symbol,
+    )
+
+
+def flatten_candles(body: bytes) -> tuple[Columns, list]:
+    """Columns of one product's candles, in the order that they opened."""
+    _, rows, rejected = _CANDLES.decode(body)
+    rows = [row[:6] for row in reversed(rows)]
+    opened, low, high, opening, close, volume = zip(*rows, strict=True) if rows else ((),) * 6
+    return {
+        "opened_at_ms": numbers(opened) * 1000,
+        "open": opening,
+        "high": high,
+        "low": low,
+        "close": close,
+        "volume": volume,
+    }, rejected

@@ -18,6 +18,8 @@ CALLS_PER_MIN = 60
 TICKERS = "/0/public/Ticker?assetVersion=1"
 CANDLES = "/0/public/OHLC"
 INSTRUMENTS = "/0/public/AssetPairs"
+CANDLES_MAX = 720
+CANDLES_KEPT = 720
 
 # codes that Kraken's older names of pairs use for what the rest of the field calls otherwise
 _PLAIN = {"XBT": "BTC", "XDG": "DOGE"}
