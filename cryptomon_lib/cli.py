@@ -137,6 +137,27 @@ def reflatten(
 
 
 @app.command()
+def rollup(
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="All hours again, from raw rows.")] = False,
+    since: Annotated[str, typer.Option(help="With --rebuild: only hours from this moment on.")] = "",
+    environment: Environment = "local",
+    flags: Flags = [],  # noqa: B006
+) -> None:
+    """Bring the hourly roll-ups up to the last closed hour; hours that late rows came to are computed again."""
+    from cryptomon_lib.monitor import open_monitor
+    from cryptomon_lib.payloads import parse_moment
+    from cryptomon_lib.rollups import roll_up
+
+    _choose(environment, flags)
+    if since and not rebuild:
+        raise ParameterError("--since says from where to rebuild: it needs --rebuild.")
+    done = roll_up(open_monitor(environment), rebuild=rebuild, since=parse_moment(since) if since else None)
+    typer.echo(
+        f"{done.hours} hours rolled up ({done.dirty} of them again), {done.rows:,} rows; until {done.until}"
+    )
+
+
+@app.command()
 def simulate(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8899,
     seed: int = 7,

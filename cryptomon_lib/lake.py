@@ -5,11 +5,14 @@ and every commit of a table also moves one counter, so that of two writers who l
 one gets through; the other looks again. No lock is held anywhere.
 """
 
+import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,16 +26,21 @@ from deltalake import (
     write_deltalake,
 )
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
 
 from cryptomon_lib.errors import CommitConflict, StorageError
+from cryptomon_lib.parquet import ParquetFile, write_parquet
 from cryptomon_lib.storage import Storage
-from cryptomon_lib.tables import TABLES, schema
+from cryptomon_lib.tables import TABLES, empty, schema
 
 log = logging.getLogger(__name__)
 
 # ids are kept so long; what is older is looked for in the table itself
 IDS_KEPT = timedelta(days=30)
 _TURN = "cryptomon-turn"
+_MARK = "cryptomon-mark-"
+# in a commit's own words: that it changed how rows are stored, and none of them
+_SAYS, _SAME_ROWS = "cryptomon", "same rows"
 _TRIES = 20
 _CONFIGURATION = {
     "delta.setTransactionRetentionDuration": f"interval {IDS_KEPT.days} days",
@@ -68,6 +76,14 @@ class DataFile:
     rows: int
 
 
+@dataclass(frozen=True)
+class Change:
+    """That a commit added or removed rows of these times (UTC), both ends included."""
+
+    low: datetime
+    high: datetime
+
+
 class Lake:
     """The Delta tables under a storage's root, by the names of the data dictionary.
 
@@ -81,7 +97,11 @@ class Lake:
 
     def uri(self, name: str) -> str:
         """Where the table is."""
-        return f"{self.storage.root}/tables/{name}"
+        return f"{self.storage.root}/{self.key(name)}"
+
+    def key(self, name: str) -> str:
+        """The table's folder below the root."""
+        return f"tables/{name}"
 
     def open(self, name: str) -> DeltaTable | None:
         """The table as it is now; None where nothing was written yet."""
@@ -145,6 +165,109 @@ class Lake:
             ) from error
         except (DeltaError, OSError) as error:
             raise _storage_error("replace", self.uri(name), error) from error
+
+    def begin(self, name: str) -> DeltaTable:
+        """The table as it is now, created where there was none: what `swap` is decided on."""
+        return self._open_or_create(name)
+
+    def write(
+        self, name: str, partition: Mapping[str, str], groups: Iterable[pa.Table], label: str = "part"
+    ) -> ParquetFile:
+        """A new file of a partition, one row group for each group of rows; `swap` makes it part of the table."""
+        with _delta_errors("write a file of", self.uri(name)):
+            return write_parquet(self.storage, self.key(name), name, partition, groups, label)
+
+    def swap(
+        self,
+        name: str,
+        table: DeltaTable,
+        add: Sequence[ParquetFile],
+        remove: Sequence[str] = (),
+        *,
+        marks: Mapping[str, int] | None = None,
+        same_rows: bool = False,
+    ) -> None:
+        """In one commit, name new files and no longer name others (paths as the log has them).
+
+        table: as it was when the choice was made. marks: whole numbers that the table keeps by name, for
+        `mark` to find. same_rows: what was added holds the rows of what was removed, so nothing changed.
+
+        Raises CommitConflict: another commit came first; open the table again and choose again.
+        """
+        now = int(time.time() * 1000)
+        sizes = {row["path"]: row for row in self.actions(table).to_pylist()} if remove else {}
+        gone = [path for path in remove if path not in sizes]
+        if gone:
+            raise CommitConflict(f"{self.uri(name)}: {gone[0]} is no part of the table any more.")
+        columns = TABLES[name].partition_by
+        adds = [AddAction(one.path, one.size, one.partition, now, not same_rows, one.stats) for one in add]
+        removes = [
+            RemoveAction(
+                path,
+                not same_rows,
+                now,
+                sizes[path]["size_bytes"],
+                {column: sizes[path][f"partition.{column}"] for column in columns},
+            )
+            for path in remove
+        ]
+        try:
+            table.create_write_transaction(
+                [*adds, *removes],
+                "append",
+                schema(name),
+                list(columns),
+                commit_properties=CommitProperties(
+                    custom_metadata={_SAYS: _SAME_ROWS} if same_rows else None,
+                    max_commit_retries=0,
+                    app_transactions=[
+                        Transaction(_MARK + mark, value) for mark, value in (marks or {}).items()
+                    ],
+                ),
+            )
+        except CommitFailedError as error:
+            raise CommitConflict(f"{self.uri(name)}: another commit came first.") from error
+        except (DeltaError, OSError) as error:
+            raise _storage_error("commit to", self.uri(name), error) from error
+
+    def mark(self, table: DeltaTable, mark: str) -> int | None:
+        """The number that the last commit with that mark left; None where there was none."""
+        return table.transaction_version(_MARK + mark)
+
+    def actions(self, table: DeltaTable) -> pa.Table:
+        """One row per file of the table as its log describes it: path, size_bytes, num_records, min.…, max.…."""
+        return pa.table(table.get_add_actions(flatten=True))
+
+    def read(self, name: str, actions: pa.Table) -> pa.Table:
+        """The rows of those files (rows of `actions`), in the dictionary's columns and types."""
+        partitions = TABLES[name].partition_by
+        pieces = [empty(name)]
+        for action in actions.select(["path", *(f"partition.{column}" for column in partitions)]).to_pylist():
+            with self._file(name, action["path"]) as file:
+                rows = pq.ParquetFile(file).read()
+            for column in partitions:
+                rows = rows.append_column(
+                    column, pa.repeat(pa.scalar(action[f"partition.{column}"], pa.string()), rows.num_rows)
+                )
+            pieces.append(rows.select(schema(name).names).cast(schema(name)))
+        return pa.concat_tables(pieces)
+
+    def changes(self, name: str, since: int, until: int) -> list[Change] | None:
+        """What the commits after version `since`, up to `until`, changed; None where the log does not say any more.
+
+        Commits that changed only how rows are stored are none.
+        """
+        if until <= since:
+            return [] if until == since else None
+        log_key = f"{self.key(name)}/_delta_log"
+        # what is expired goes from the oldest on: where the first is there, all are
+        if not self.storage.exists(f"{log_key}/{since + 1:020d}.json"):
+            return None
+        entries = (f"{log_key}/{version:020d}.json" for version in range(since + 1, until + 1))
+        with ThreadPoolExecutor(8) as pool:
+            return [
+                change for entry in pool.map(self.storage.get, entries) for change in _changes(name, entry)
+            ]
 
     def compact(self, name: str, predicate: Sequence[tuple[str, str, str]] | None = None) -> dict:
         """Join the small files of each partition, readers and writers going on; what delta-rs reports of it."""
@@ -231,8 +354,11 @@ class Lake:
         pieces = [self._read_key(name, path, described.key) for path in paths]
         return pa.concat_tables(pieces) if pieces else None
 
+    def _file(self, name: str, path: str):
+        return self.storage.fs.open(f"{self.uri(name).removeprefix('s3://')}/{path}", "rb")
+
     def _read_key(self, name: str, path: str, key: tuple[str, ...]) -> pa.Table:
-        with self.storage.fs.open(f"{self.uri(name).removeprefix('s3://')}/{path}", "rb") as file:
+        with self._file(name, path) as file:
             found = pq.ParquetFile(file).read(columns=list(key))
         return found.cast(pa.schema([schema(name).field(column) for column in key]))
 
@@ -268,6 +394,26 @@ class Lake:
                 storage_options=self._options,
             )
         return self.open(name)
+
+
+def _changes(name: str, entry: bytes) -> Iterator[Change]:
+    """The changes that one log entry tells of."""
+    actions = [json.loads(line) for line in entry.splitlines() if line.strip()]
+    if any(action.get("commitInfo", {}).get(_SAYS) == _SAME_ROWS for action in actions):
+        return
+    column = TABLES[name].day_of
+    for action in actions:
+        changed = action.get("add") or action.get("remove")
+        if not changed or not changed.get("dataChange", True):
+            continue
+        stats = json.loads(changed.get("stats") or "{}")
+        low, high = (stats.get(bound, {}).get(column) for bound in ("minValues", "maxValues"))
+        if low and high:
+            yield Change(datetime.fromisoformat(low), datetime.fromisoformat(high))
+        else:
+            # a removed file does not say what was in it: its whole day
+            day = datetime.fromisoformat(changed["partitionValues"]["day"]).replace(tzinfo=UTC)
+            yield Change(day, day + timedelta(days=1, milliseconds=-1))
 
 
 def _first_of_each(rows: pa.Table, key: list[str]) -> pa.Table:

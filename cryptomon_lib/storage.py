@@ -87,6 +87,14 @@ class Storage:
             else:
                 _write_local(Path(self.path(key)), body, os.replace)
 
+    def send(self, key: str, file: Path) -> None:
+        """Write the object from a local file, however large it is, replacing what is there."""
+        with _told("write", self, key):
+            if self.is_s3:
+                self.fs.put_file(str(file), self.path(key))
+            else:
+                _write_local(Path(self.path(key)), file.read_bytes(), os.replace)
+
     def create(self, key: str, body: bytes) -> bool:
         """Write the object where none is yet; False, and nothing written, where there is one."""
         with _told("write", self, key):
