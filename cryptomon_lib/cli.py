@@ -203,6 +203,28 @@ def dashboard(
 
 
 @app.command()
+def api(
+    port: Annotated[
+        int | None, typer.Option(help="Where to listen; that of the params where not given.")
+    ] = None,
+    ip: Annotated[
+        str, typer.Option(help="0.0.0.0 lets other machines in; name keys in the params first.")
+    ] = "127.0.0.1",
+    environment: Environment = "local",
+    flags: Flags = [],  # noqa: B006
+) -> None:
+    """Serve the REST API until Ctrl-C; /docs describes it."""
+    from cryptomon_lib.api import serve
+    from cryptomon_lib.monitor import open_monitor
+
+    _choose(environment, flags)
+    monitor = open_monitor(environment)
+    wanted = port if port is not None else monitor.settings.api.port
+    typer.echo(f"http://{ip}:{wanted}/docs")
+    serve(monitor, wanted, ip)
+
+
+@app.command()
 def settings(environment: Environment = "local", flags: Flags = []) -> None:  # noqa: B006
     """Print the settings of an environment, as flags, environment and files make them."""
     import msgspec

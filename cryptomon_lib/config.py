@@ -21,6 +21,9 @@ PREFIX = "CRYPTOMON_"
 # read from the environment, but not a setting: where the project is, which params file, where to talk, what to test by
 RESERVED = {"CRYPTOMON_HOME", "CRYPTOMON_ENVIRONMENT", "CRYPTOMON_LOG", "CRYPTOMON_CAPTURES"}
 
+# a list of known names that is longer than this is no help
+_KNOWN_SHOWN = 40
+
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -82,6 +85,17 @@ class Dashboard(Section):
     port: Port
 
 
+class Api(Section):
+    """What the REST API lets its clients do."""
+
+    port: Port
+    keys: str
+    calls_per_min: Count
+    rows_max: Count
+    range_days_max: Count
+    cache_bytes: Count
+
+
 class Settings(Section):
     """One environment's settings. `params/base.yaml` says what each key means and its unit."""
 
@@ -103,6 +117,7 @@ class Settings(Section):
     retention: Retention
     athena: Athena
     dashboard: Dashboard
+    api: Api
 
 
 def home() -> Path:
@@ -332,9 +347,13 @@ def _finite(value: Any) -> bool:
 
 
 def nearest(name: str, known) -> str:
-    """A sentence that names the closest known name, or all of them."""
+    """A sentence that names the closest known name, or all of them where they are few enough to read."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]}?" if close else f" Known: {', '.join(sorted(known))}."
+    if close:
+        return f" Did you mean {close[0]}?"
+    shown = sorted(known)[:_KNOWN_SHOWN]
+    more = f", and {len(known) - len(shown):,} more" if len(known) > len(shown) else ""
+    return f" Known: {', '.join(shown)}{more}."
 
 
 def _says_otherwise(value: Any, other: Any) -> bool:

@@ -27,6 +27,7 @@ CryptomonError                      exit code 1
 │   ├── RunTimeout                  124 it took longer than it may
 │   ├── RunStopped                  143 asked to end (SIGTERM; 130 for SIGINT)
 │   └── AlreadyRunning              75  another run of the same job holds the lock
+├── ApiError                        1   a request that the API cannot answer; carries the HTTP status
 └── SimulatorError                  1   the simulated exchange
 """
 
@@ -209,3 +210,14 @@ class AlreadyRunning(RunError):
 
 class SimulatorError(CryptomonError):
     """The simulated exchange cannot do what was asked."""
+
+
+class ApiError(CryptomonError):
+    """A request that the API cannot answer.
+
+    Attributes: status (HTTP), errors (what is wrong with which parameter), headers to answer with.
+    """
+
+    def __init__(self, status: int, says: str, *, errors=(), headers=None):
+        self.status, self.errors, self.headers = status, tuple(errors), dict(headers or {})
+        super().__init__(says)
