@@ -1,8 +1,10 @@
 """What the tests share: monitors on a folder and on S3 over HTTP, rows for the tables, the recordings."""
 
 import logging
+import math
 import multiprocessing
 import os
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -138,6 +140,31 @@ def start_process():
 def table_of():
     """Makes rows of a table: `table_of("ticks", [{"market_id": "kraken:kraken:BTC-USD", …}])`."""
     return _table
+
+
+@pytest.fixture(scope="session")
+def rollups_of():
+    """Roll-ups by plain Python: `rollups_of(values, until)`, values by their moments for each market and measure.
+
+    Rolled up are the hours that have values, to that of `until`.
+    """
+
+    def made(values, until):
+        rows = []
+        for (market_id, measure), own in values.items():
+            hours = defaultdict(list)
+            for at in sorted(own):
+                hours[at.replace(minute=0, second=0, microsecond=0)].append(own[at])
+            for hour_at, found in hours.items():
+                if hour_at < until:
+                    mean = math.fsum(found) / len(found)
+                    row = {"market_id": market_id, "measure": measure, "hour_at": hour_at, "expected": 60}
+                    row |= {"samples": len(found), "mean": mean, "min": min(found), "max": max(found)}
+                    row |= {"m2": math.fsum((value - mean) ** 2 for value in found)}
+                    rows.append(row | {"first": found[0], "last": found[-1]})
+        return _table("rollups_1h", rows)
+
+    return made
 
 
 @pytest.fixture

@@ -6,29 +6,33 @@
 -- why: three markets with deviations of 100, 200 and 300 rank 3/3, 2/3 and 1/3; ties share the better place.
 --      Deviations of SHIB and BTC have no common unit: rank_24h_in_quote compares within a quote currency and
 --      rank_cv_24h by the coefficient of variation. Null with fewer than 60 of the 1,440 samples.
-with measured as (
+with spot as (
+    select
+        measures_24h.market_id,
+        measures_24h.measure,
+        newest_ticks.quote,
+        measures_24h.mean,
+        measures_24h.samples,
+        measures_24h.expected,
+        case
+            when measures_24h.samples >= 60
+                then sqrt(measures_24h.m2 / nullif(measures_24h.samples - 1, 0))
+        end as stddev_24h
+    from measures_24h
+    inner join newest_ticks on measures_24h.market_id = newest_ticks.market_id
+    where newest_ticks.kind = 'spot'
+),
+
+varied as (
     select
         market_id,
         measure,
-        stddev_samp(value) as deviation,
-        avg(value) as average,
-        count(value) as samples
-    from measures
-    where at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour
-    group by market_id, measure
-),
-
-spot as (
-    select
-        measured.market_id,
-        measured.measure,
-        markets.quote,
-        measured.samples,
-        case when measured.samples >= 60 then measured.deviation end as stddev_24h,
-        case when measured.samples >= 60 then measured.deviation / nullif(abs(measured.average), 0e0) end as cv_24h
-    from measured
-    inner join markets on measured.market_id = markets.market_id
-    where markets.kind = 'spot'
+        quote,
+        samples,
+        expected,
+        stddev_24h,
+        stddev_24h / nullif(abs(mean), 0e0) as cv_24h
+    from spot
 ),
 
 ranked as (
@@ -37,6 +41,7 @@ ranked as (
         measure,
         quote,
         samples,
+        expected,
         stddev_24h,
         cv_24h,
         rank() over (partition by measure order by stddev_24h desc nulls last) as place,
@@ -45,7 +50,7 @@ ranked as (
         count(stddev_24h) over (partition by measure, quote) as places_in_quote,
         rank() over (partition by measure order by cv_24h desc nulls last) as place_cv,
         count(cv_24h) over (partition by measure) as places_cv
-    from spot
+    from varied
 ),
 
 final as (
@@ -63,7 +68,7 @@ final as (
         place,
         places,
         samples,
-        1440 as expected
+        expected
     from ranked
 )
 
