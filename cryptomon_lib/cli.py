@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cryptomon_lib import config
-from cryptomon_lib.errors import CryptomonError, ParameterError
+from cryptomon_lib.errors import CryptomonError, NotifyError, ParameterError
 
 # heavy modules are imported by the command that needs them: --help and simulate come at once
 
@@ -120,6 +120,49 @@ def sql(
     )
     more = ", the first 50 shown (--csv gives all)" if rows.num_rows > 50 else ""
     typer.echo(f"{rows.num_rows:,} rows in {time.perf_counter() - started:.2f} s{more}", err=True)
+
+
+@app.command()
+def notify(
+    test: Annotated[str, typer.Option(help="Send a test message to each receiver of this user.")] = "",
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Only look whether alerts are still evaluated; exit code 7 if not."),
+    ] = False,
+    retry_parked: Annotated[
+        bool, typer.Option("--retry-parked", help="Send again what was given up, after a fix.")
+    ] = False,
+    environment: Environment = "local",
+    flags: Flags = [],  # noqa: B006
+) -> None:
+    """Tell users what is new in the alerts, and go on with messages that are on their way."""
+    from cryptomon_lib import notify as notifier
+    from cryptomon_lib.monitor import open_monitor
+    from cryptomon_lib.receivers import user_named
+
+    _choose(environment, flags)
+    monitor = open_monitor(environment)
+    if check:
+        age_s = notifier.check_evaluated(monitor).total_seconds()
+        typer.echo(f"Alerts were evaluated {age_s:.0f} s ago.")
+        return
+    if test:
+        tried = notifier.try_receivers(monitor, user_named(test))
+        _print_table(
+            ["receiver", *tried.columns], [[name, *map(str, row)] for name, *row in tried.itertuples()]
+        )
+        missed = list(tried.index[tried["result"] != "sent"])
+        if missed:
+            raise NotifyError(
+                f"{test} got no test message by {', '.join(missed)}; the reason stands beside it."
+            )
+        return
+    if retry_parked:
+        typer.echo(f"{notifier.retry_parked(monitor)} messages are on their way again.")
+    _print_table(
+        ["count", "", "of"],
+        [[name, *map(str, row)] for name, *row in notifier.send_notices(monitor).table.itertuples()],
+    )
 
 
 @app.command()

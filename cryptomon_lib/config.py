@@ -71,6 +71,17 @@ class Retention(Section):
     runs_days: Days
 
 
+class Notify(Section):
+    """How messages are sent."""
+
+    timeout_s: Positive
+    retry_s: Positive
+    retry_max_s: Positive
+    give_up_h: Positive
+    late_m: Positive
+    silent_m: Positive
+
+
 class Athena(Section):
     """Where Athena runs."""
 
@@ -115,6 +126,7 @@ class Settings(Section):
     fetch: Fetch
     limits: Limits
     retention: Retention
+    notify: Notify
     athena: Athena
     dashboard: Dashboard
     api: Api

@@ -22,6 +22,7 @@ CryptomonError                      exit code 1
 ├── MetricError                     6   a view that cannot be used
 │   └── QueryError                  6   SQL that an engine refused
 ├── UnknownMarket                   6   no market of that name, or several
+├── NotifyError                     7   a message that a receiver did not take
 ├── RunError                        1   a notebook run
 │   ├── NotebookFailed              1   a cell raised
 │   ├── RunTimeout                  124 it took longer than it may
@@ -30,6 +31,8 @@ CryptomonError                      exit code 1
 ├── ApiError                        1   a request that the API cannot answer; carries the HTTP status
 └── SimulatorError                  1   the simulated exchange
 """
+
+from collections.abc import Sequence
 
 
 class CryptomonError(Exception):
@@ -180,6 +183,19 @@ class QueryError(MetricError):
 
 class UnknownMarket(MetricError):
     """No market of that name, or several of them."""
+
+
+class NotifyError(CryptomonError):
+    """A message that a receiver did not take.
+
+    permanent: no repetition would help. delivered: ids of its parts that were taken all the same.
+    """
+
+    exit_code = 7
+
+    def __init__(self, says: str, permanent: bool = False, delivered: Sequence[str] = ()):
+        self.permanent, self.delivered = permanent, tuple(delivered)
+        super().__init__(says)
 
 
 class RunError(CryptomonError):

@@ -1,8 +1,8 @@
 """When a message goes to whom, and of what: grouping, quiet hours, caps and digests, as pure functions.
 
 The notifier and the back-test ask the same `step`: what it is given is all that it knows, and it writes
-nothing. A *transition* is one row of the table `alerts` that people are told of (firing, resolved); a
-*notice* is one message to one user; a *stream* is what is remembered of one user's receiver in between.
+nothing. A *transition* is one row of the table `alerts` that people are told of; a *notice* is one message to
+one user; a *stream* is what is remembered of one user's receiver in between.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from cryptomon_lib.receivers import User
 
-TOLD = ("firing", "resolved")
+BEGINS, ENDS = ("firing", "no_data"), ("resolved", "data")
 HOUR = timedelta(hours=1)
 # what is told later than this after its minute is history, and told as a digest
 LATE = timedelta(minutes=15)
@@ -24,7 +24,7 @@ _HELD_MAX = 5000
 
 @dataclass(frozen=True, order=True)
 class Transition:
-    """A row of `alerts` that people are told of. Times are UTC; market is BASE-QUOTE where it is known."""
+    """A row of `alerts` that people are told of; the fields are its columns. Times are UTC."""
 
     at: datetime
     alert_id: str
@@ -33,11 +33,15 @@ class Transition:
     market_id: str
     severity: str
     started_at: datetime
+    exchange: str | None = None
+    symbol: str | None = None
+    market: str | None = None
     measure: str | None = None
     value: float | None = None
+    compared: str | None = None
+    reached: float | None = None
     threshold: float | None = None
-    market: str | None = None
-    message: str | None = None
+    says: str | None = None
 
     @property
     def key(self) -> str:
@@ -45,12 +49,21 @@ class Transition:
         return f"{self.alert_id}/{self.state}/{self.at:%Y%m%dT%H%M%S}"
 
     @property
+    def is_over(self) -> bool:
+        """Whether it tells of an end."""
+        return self.state in ENDS
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Exchange and market as people name them; the symbol where the market is not known."""
+        exchange, _, symbol = self.market_id.partition(":")[2].partition(":")
+        return self.exchange or exchange, self.market or self.symbol or symbol
+
+    @property
     def market_names(self) -> tuple[str, ...]:
-        """The names that patterns may mean: market_id, exchange:symbol, symbol, exchange:market, market."""
-        _, _, rest = self.market_id.partition(":")
-        exchange, _, symbol = rest.partition(":")
-        named = (f"{exchange}:{self.market}", self.market) if self.market else ()
-        return (self.market_id, f"{exchange}:{symbol}", symbol, *named)
+        """The names that patterns may mean: market_id, exchange:market, market, symbol."""
+        exchange, market = self.place
+        return (self.market_id, f"{exchange}:{market}", market, self.symbol or market)
 
 
 @dataclass(frozen=True)
@@ -183,12 +196,12 @@ def notice_id(user: str, receiver: str, notice: Notice) -> str:
 
 
 def transitions_of(rows: pa.Table) -> list[Transition]:
-    """The transitions that people are told of, of rows of `alerts`, by time."""
-    known = [name for name in Transition.__dataclass_fields__ if name in rows.column_names]
+    """The transitions that people are told of, of rows of `alerts`, by time; those marked quiet are not."""
+    names = list(Transition.__dataclass_fields__)
     return sorted(
-        Transition(**{name: _utc(row[name]) for name in known})
-        for row in rows.select(known).to_pylist()
-        if row["state"] in TOLD
+        Transition(**{name: _utc(row[name]) for name in names})
+        for row in rows.select([*names, "quiet"]).to_pylist()
+        if row["state"] in BEGINS + ENDS and row["quiet"] is None
     )
 
 
@@ -202,8 +215,8 @@ def _wanted(user: User, stream: Stream, new: Iterable[Transition]) -> list[Trans
     if user.resolved:
         return subscribed
     # an end that comes before its beginning was told belongs to it
-    begun = {one.alert_id for one in (*stream.held, *subscribed) if one.state == "firing"}
-    return [one for one in subscribed if one.state == "firing" or one.alert_id in begun]
+    begun = {one.alert_id for one in (*stream.held, *subscribed) if not one.is_over}
+    return [one for one in subscribed if not one.is_over or one.alert_id in begun]
 
 
 def _has_room(user: User, stream: Stream) -> bool:

@@ -17,6 +17,8 @@ from cryptomon_lib.config import PREFIX, Count, Positive, home, nearest, read_ya
 from cryptomon_lib.errors import ConfigError
 
 FILE = "receivers.yaml"
+# the alert that alerts are not evaluated: a name to subscribe to beside those of the rules
+WATCH = "alerts_not_evaluated"
 SEVERITIES = ("info", "warning", "critical")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -133,14 +135,26 @@ class User(_Part, kw_only=True):
         )
 
 
-def load_users(environment: str | None = None, rules: Iterable[str] | None = None) -> Mapping[str, User]:
+def load_users(
+    environment: str | None = None, rules: Mapping[str, Iterable[str]] | None = None
+) -> Mapping[str, User]:
     """All users by name; with an environment, those who are told in it.
 
-    rules: the names that there are; a subscription to another one is then refused.
+    rules: the names that there are, each with the users that the rule itself names: they are told of it whatever
+        they subscribe to. A subscription to another rule, and a rule that names another user, is then refused.
 
     Raises ConfigError: names the file, the user, the key, and the nearest known one.
     """
-    found = _parsed(read_yaml(home() / "params" / FILE), set(rules) if rules is not None else None)
+    known = {WATCH, *rules} if rules is not None else None
+    found = _parsed(read_yaml(home() / "params" / FILE), known)
+    for rule, names in (rules or {}).items():
+        for name in names:
+            if name not in found:
+                raise ConfigError(
+                    f"params/alerts.yaml: rule {rule}: params/{FILE} has no user {name!r}.{nearest(name, found)}"
+                )
+            alerts = (*found[name].alerts, Subscription(rules=(rule,)))
+            found[name] = msgspec.structs.replace(found[name], alerts=alerts)
     if environment is None:
         return found
     return {

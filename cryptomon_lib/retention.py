@@ -22,6 +22,7 @@ def expire(monitor: Monitor, now: datetime) -> int:
         ARCHIVE: kept.archive_days,
         QUARANTINE: kept.quarantine_days,
         "rejected": kept.quarantine_days,
+        "notices": kept.quarantine_days,
         "runs": kept.runs_days,
     }
     gone = 0

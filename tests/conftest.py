@@ -126,7 +126,9 @@ def start_process():
     """Starts a function of a test module in a process of its own: `start_process(function, *arguments)`."""
     # forked from a process that has imported everything and done nothing, which is quick and safe
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["pytest", "s3fs", "cryptomon_lib.collect", "cryptomon_lib.flatten"])
+    processes.set_forkserver_preload(
+        ["pytest", "s3fs", "cryptomon_lib.collect", "cryptomon_lib.flatten", "cryptomon_lib.notify"]
+    )
 
     def start(function, *given):
         process = processes.Process(target=function, args=given)

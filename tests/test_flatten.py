@@ -1,15 +1,12 @@
 """From the queue to the tables: every row once, whatever is killed, broken or asked again."""
 
 import gzip
-import importlib
 import json
 import os
-import signal
-import threading
 from datetime import UTC, datetime, timedelta
-from itertools import count
 
 import pytest
+from killing import kill_at
 
 from cryptomon_lib import shape
 from cryptomon_lib.collect import collect_payloads
@@ -392,27 +389,6 @@ def tick(flags, environ, point):
     monitor = open_monitor("local", flags=flags)
     collect_payloads(monitor, EXCHANGES, samples=3, as_of=NOON)
     flatten_payloads(monitor)
-
-
-def kill_at(place, name, when, nth):
-    """Have this process killed before or after the nth call of a function."""
-    module, _, inner = place.partition(":")
-    owner = importlib.import_module(module)
-    owner = getattr(owner, inner) if inner else owner
-    plain, lock, calls = getattr(owner, name), threading.Lock(), count(1)
-
-    def step(here):
-        with lock:
-            if here == when and next(calls) == nth:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    def around(*given, **named):
-        step("before")
-        result = plain(*given, **named)
-        step("after")
-        return result
-
-    setattr(owner, name, around)
 
 
 EXCHANGES = ["kraken", "binance"]

@@ -245,15 +245,15 @@ def test_an_id_is_that_of_user_receiver_and_changes_told_whenever_and_in_whichev
     assert notice_id("maria", "log", three) != notice_id("maria", "log", one)
 
 
-def test_rows_of_the_table_become_transitions_without_those_that_are_only_pending(table_of):
-    common = {"rule": "r", "market_id": "kraken:kraken:BTC-USD", "severity": "info", "started_at": NOON}
-    rows = table_of(
-        "alerts",
-        [
-            common | {"alert_id": "a", "state": state, "at": at(n)}
-            for n, state in enumerate(("pending", "firing", "resolved"))
-        ],
-    )
+def test_rows_of_the_table_become_transitions_without_those_that_nobody_is_told_of(table_of):
+    common = {"rule": "r", "market_id": "kraken:kraken:XBT/USD", "severity": "info", "started_at": NOON}
+    named = {"exchange": "kraken", "symbol": "XBT/USD", "market": "BTC-USD"}
+    states = enumerate(("pending", "lapsed", "firing", "resolved", "no_data", "data"))
+    rows = [common | named | {"alert_id": "a", "state": state, "at": at(n)} for n, state in states]
+    rows.append(common | named | {"alert_id": "b", "state": "firing", "at": at(9), "quiet": "cool_down"})
 
-    assert [one.state for one in transitions_of(rows)] == ["firing", "resolved"]
-    assert transitions_of(rows)[0].market_names[:3] == ("kraken:kraken:BTC-USD", "kraken:BTC-USD", "BTC-USD")
+    found = transitions_of(table_of("alerts", rows))
+
+    assert [one.state for one in found] == ["firing", "resolved", "no_data", "data"]
+    assert [one.is_over for one in found] == [False, True, False, True]
+    assert found[0].market_names == ("kraken:kraken:XBT/USD", "kraken:BTC-USD", "BTC-USD", "XBT/USD")

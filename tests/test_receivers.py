@@ -104,9 +104,20 @@ def test_a_mistake_names_the_file_the_user_the_key_and_what_it_has_to_be(written
     written(text)
 
     with pytest.raises(ConfigError) as raised:
-        load_users(rules=["volume_3x", "price_3x"])
+        load_users(rules={"volume_3x": (), "price_3x": ()})
 
     assert "receivers.yaml" in str(raised.value) and says in str(raised.value)
+
+
+def test_a_user_whom_a_rule_names_is_told_of_it_whatever_is_subscribed_to(written):
+    written(MARIA)
+
+    maria = load_users(rules={"volume_3x": (), "price_3x": ["maria"]})["maria"]
+    assert maria.wants("price_3x", "info", ("ETH-BTC",)) and not maria.wants(
+        "volume_3x", "info", ("ETH-BTC",)
+    )
+    with pytest.raises(ConfigError, match=r"rule price_3x: .* no user 'mari'\. Did you mean maria"):
+        load_users(rules={"volume_3x": (), "price_3x": ["mari"]})
 
 
 def test_an_unknown_user_is_told_the_nearest(written):

@@ -1,0 +1,468 @@
+"""Tell people: transitions of the table `alerts` become messages in the outbox, and are sent from there.
+
+A run reads what is new, asks `notices.step` for each receiver of each user what goes out now, writes that as one
+plan, and only then sends. Whatever is killed when, the next run goes on: each message is sent at least once,
+with the same id at every attempt. `watch` tells people when alerts themselves are not evaluated any more.
+"""
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pandas as pd
+import pyarrow.compute as pc
+
+from cryptomon_lib import channels
+from cryptomon_lib.channels import Message
+from cryptomon_lib.errors import CommitConflict, CryptomonError, NotifyError
+from cryptomon_lib.messages import text_of, title_of
+from cryptomon_lib.monitor import Monitor
+from cryptomon_lib.notices import Notice, Stream, Transition, notice_id, step, transitions_of
+from cryptomon_lib.outbox import (
+    FAILED,
+    PARKED_STATE,
+    SENT,
+    Delivery,
+    Outbox,
+    Plan,
+    Result,
+    evaluated_at,
+    mark_evaluated,
+)
+from cryptomon_lib.receivers import FILE, WATCH, Receiver, User, load_users
+
+log = logging.getLogger(__name__)
+
+# evaluations that other evaluators commit late are looked for so far back
+_OVERLAP = timedelta(hours=2)
+# what a first run tells of
+_FIRST = timedelta(hours=24)
+_TRIES = 10
+# after so many failures in a row a receiver's turn is over: it is away, not the message bad
+_IN_A_ROW = 2
+# receivers that are served side by side; those that failed last come last, so none waits for them
+_AT_ONCE = 256
+
+
+@dataclass
+class Told:
+    """What a run told.
+
+    transitions: read for the first time; planned: messages written to the outbox; sent, failed, parked: attempts
+    of this run; waiting: messages on their way; held: transitions that quiet hours, a cap or a receiver that is
+    away hold back; given_up: messages parked in all, until somebody looks; unevaluated: minutes since alerts
+    were evaluated, where that is too long, else 0.
+    """
+
+    users: int = 0
+    transitions: int = 0
+    planned: int = 0
+    sent: int = 0
+    failed: int = 0
+    parked: int = 0
+    waiting: int = 0
+    held: int = 0
+    given_up: int = 0
+    unevaluated: int = 0
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per quantity, with what it counts."""
+        told = {
+            "users": "who are told in this environment",
+            "transitions": "read for the first time",
+            "planned": "messages written to the outbox",
+            "sent": "messages that were taken",
+            "failed": "attempts that failed; they are repeated",
+            "parked": "messages given up in this run",
+            "waiting": "messages on their way",
+            "held": "transitions held back by quiet hours, a cap or a receiver that is away",
+            "given_up": "messages in outbox/parked, with the reason",
+            "unevaluated": "minutes since alerts were evaluated, where that is too long",
+        }
+        return pd.DataFrame(
+            {"count": [getattr(self, name) for name in told], "of": list(told.values())}, index=list(told)
+        )
+
+
+def users_of(monitor: Monitor) -> Mapping[str, User]:
+    """The users who are told in the monitor's environment, those whom rules name included.
+
+    Raises ConfigError: params/receivers.yaml or params/alerts.yaml cannot be used.
+    """
+    return load_users(monitor.settings.environment)
+
+
+def send_notices(
+    monitor: Monitor,
+    *,
+    evaluated: datetime | None = None,
+    now: datetime | None = None,
+    users: Mapping[str, User] | None = None,
+) -> Told:
+    """Tell users of what is new in `alerts`, and go on with what is on its way; what was told.
+
+    evaluated: when alerts were evaluated, given by who just did; None leaves that as it is. now: the moment that
+    quiet hours, caps and waits go by. users: who is told; those of params/receivers.yaml where not given.
+
+    A receiver that does not take a message fails no run; its messages are tried again, and parked after
+    `notify.give_up_h`.
+
+    Raises ConfigError: params/receivers.yaml. StorageError: outbox or tables.
+    """
+    now = now or datetime.now(UTC)
+    if evaluated is not None:
+        mark_evaluated(monitor.storage, evaluated)
+    users = users_of(monitor) if users is None else users
+    told, box = _planned(monitor, users, now)
+    due = [one for one in box.pending() if _is_due(monitor, one, now)]
+    tried = _deliver(monitor, box, users, due, now)
+    _count(told, box, tried)
+    try:
+        box.tell(tried)
+        box.clean(now)
+    except CommitConflict as error:
+        # the story is told by the run that cleans up
+        log.warning("the table notices is told later: %s", error)
+    return told
+
+
+def watch(monitor: Monitor, now: datetime | None = None) -> Told | None:
+    """Look whether alerts are still evaluated; where they are not for `notify.silent_m`, users are told.
+
+    For every job that is not the evaluation itself: one object is read. None where all is well.
+    """
+    now = now or datetime.now(UTC)
+    last = evaluated_at(monitor.storage)
+    if last is None:
+        # where they never were, patience begins now
+        mark_evaluated(monitor.storage, now)
+        return None
+    return send_notices(monitor, now=now) if _is_silent(monitor, last, now) else None
+
+
+def check_evaluated(monitor: Monitor, now: datetime | None = None) -> timedelta:
+    """How long ago alerts were evaluated.
+
+    Raises NotifyError: longer than `notify.silent_m`, or never.
+    """
+    now = now or datetime.now(UTC)
+    last = evaluated_at(monitor.storage)
+    if last is None:
+        raise NotifyError(
+            f"Alerts were never evaluated on {monitor.settings.root}: does the job with 40_alerts run?"
+        )
+    if _is_silent(monitor, last, now):
+        raise NotifyError(
+            f"Alerts were last evaluated {(now - last).total_seconds() / 60:.0f} minutes ago, at {last:%Y-%m-%d %H:%M} "
+            f"UTC, on {monitor.settings.root}: see `cryptomon runs` for what ended the job with 40_alerts."
+        )
+    return now - last
+
+
+def try_receivers(monitor: Monitor, user: User) -> pd.DataFrame:
+    """Send a test message to each receiver of a user now; one row per receiver: result, seconds, reason."""
+    now = datetime.now(UTC)
+    rows: dict[str, dict] = {}
+    simulated = " This monitor runs on simulated data." if monitor.settings.simulated else ""
+
+    def attempt(name: str, receiver: Receiver) -> None:
+        message = Message(
+            id=hashlib.sha256(f"{user.name}\n{name}\ntest\n{now.isoformat()}".encode()).hexdigest()[:32],
+            user=user.name,
+            receiver=name,
+            kind="test",
+            at=now,
+            title=f"cryptomon: a test for {user.name}",
+            text=f"This is a test; alerts for {user.name} come this way ({name}).{simulated}",
+            environment=monitor.settings.environment,
+            simulated=monitor.settings.simulated,
+        )
+        result = _sent(monitor, receiver, message, (), now)
+        rows.setdefault(name, {"result": result.state, "reason": result.reason})
+        rows[name]["seconds"] = round((datetime.now(UTC) - now).total_seconds(), 1)
+
+    work = [
+        (name, lambda n=name, r=one: attempt(n, r), _limit(monitor, one))
+        for name, one in user.receivers.items()
+    ]
+    _side_by_side(
+        work,
+        lambda name, limit: rows.setdefault(
+            name, {"result": FAILED, "reason": _late(limit), "seconds": limit}
+        ),
+    )
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("receiver")
+
+
+def retry_parked(monitor: Monitor) -> int:
+    """Put the messages that were given up into the outbox again, under the same ids; how many."""
+    now = datetime.now(UTC)
+    for _ in range(_TRIES):
+        box = Outbox(monitor)
+        parked = box.parked_messages()
+        if not parked:
+            return 0
+        for message in parked:
+            box.forget(message)
+        before = box.newest or Plan(at=now)
+        again = [msgspec.structs.replace(message, at=now) for message in parked]
+        if box.add(msgspec.structs.replace(before, at=now, messages=again)):
+            for message in parked:
+                box.unpark(message)
+            return len(parked)
+    raise CommitConflict(
+        f"{monitor.settings.root}: other notifiers planned first {_TRIES} times; run it again."
+    )
+
+
+def _planned(monitor: Monitor, users: Mapping[str, User], now: datetime) -> tuple[Told, Outbox]:
+    """Decide what goes out and write it; again where another notifier was first."""
+    for _ in range(_TRIES):
+        box = Outbox(monitor)
+        plan, read = _plan(monitor, box, users, now)
+        told = Told(users=len(users), transitions=read, planned=len(plan.messages))
+        told.held = sum(len(one.held) + one.more for one in plan.streams.values())
+        if plan.unevaluated is not None:
+            told.unevaluated = max(1, int((now - plan.unevaluated.started_at).total_seconds() // 60))
+        if _is_same(plan, box.newest) or box.add(plan):
+            return told, box
+        log.info("another notifier planned first, looking again")
+    raise CommitConflict(
+        f"{monitor.settings.root}: other notifiers planned first {_TRIES} times; run it again."
+    )
+
+
+def _plan(monitor: Monitor, box: Outbox, users: Mapping[str, User], now: datetime) -> tuple[Plan, int]:
+    before = box.newest or Plan(at=now)
+    new, read_until, seen = _read(monitor, before, now)
+    unevaluated, own = _unevaluated(monitor, before.unevaluated, now)
+    away = {one.stream for one in box.pending() if one.failures}
+    plan = Plan(at=now, read_until=read_until, seen=seen, unevaluated=unevaluated)
+    late = timedelta(minutes=monitor.settings.notify.late_m)
+    for user in users.values():
+        for name in user.receivers:
+            key = f"{user.name}/{name}"
+            stream, notice = step(
+                user, before.streams.get(key, Stream()), [*own, *new], now, late, blocked=key in away
+            )
+            plan.streams[key] = stream
+            if notice is not None:
+                plan.messages.append(_message(monitor, user, name, notice))
+    return plan, len(new)
+
+
+def _is_same(plan: Plan, before: Plan | None) -> bool:
+    """Whether the next run needs to know nothing new."""
+    kept = {key: stream for key, stream in plan.streams.items() if stream.held or stream.more}
+    if before is None or plan.messages or plan.unevaluated != before.unevaluated:
+        return before is None and not (plan.messages or plan.seen or kept or plan.unevaluated)
+    held = {key: stream for key, stream in before.streams.items() if stream.held or stream.more}
+    return plan.read_until == before.read_until and plan.seen == before.seen and kept.keys() == held.keys()
+
+
+def _read(
+    monitor: Monitor, before: Plan, now: datetime
+) -> tuple[list[Transition], datetime | None, list[str]]:
+    """Transitions that no plan has; the newest evaluation read; the keys near it."""
+    since = (before.read_until or now - _FIRST) - _OVERLAP
+    table = monitor.lake.open("alerts")
+    if table is None:
+        return [], before.read_until, []
+    rows = table.to_pyarrow_table(filters=[("evaluated_at", ">=", since)])
+    read_until = pc.max(rows["evaluated_at"]).as_py() or before.read_until
+    near = rows.filter(pc.greater_equal(rows["evaluated_at"], (read_until or since) - _OVERLAP))
+    known = set(before.seen)
+    # a key once, however often an evaluator wrote it
+    new = {one.key: one for one in transitions_of(rows) if one.key not in known}
+    return list(new.values()), read_until, sorted({one.key for one in transitions_of(near)})
+
+
+def _unevaluated(
+    monitor: Monitor, before: Transition | None, now: datetime
+) -> tuple[Transition | None, list[Transition]]:
+    """The alert that alerts are not evaluated, while it lasts, and what is new of it."""
+    last = evaluated_at(monitor.storage)
+    if last is None or not _is_silent(monitor, last, now):
+        return None, [replace(before, state="resolved", at=now)] if before else []
+    if before is not None:
+        return before, []
+    began = Transition(
+        at=now,
+        alert_id=hashlib.sha256(f"{WATCH}\n{last.isoformat()}".encode()).hexdigest()[:32],
+        state="firing",
+        rule=WATCH,
+        market_id="cryptomon:cryptomon:all",
+        severity="critical",
+        started_at=last,
+        says=f"last at {last:%Y-%m-%d %H:%M} UTC; until they are again, no other alert can come",
+    )
+    return began, [began]
+
+
+def _is_silent(monitor: Monitor, last: datetime, now: datetime) -> bool:
+    return now - last > timedelta(minutes=monitor.settings.notify.silent_m)
+
+
+def _message(monitor: Monitor, user: User, receiver: str, notice: Notice) -> Message:
+    simulated = monitor.settings.simulated
+    return Message(
+        id=notice_id(user.name, receiver, notice),
+        user=user.name,
+        receiver=receiver,
+        kind=notice.kind,
+        at=notice.at,
+        title=title_of(notice, simulated),
+        text=text_of(notice, user.zone, simulated),
+        transitions=notice.transitions,
+        more=notice.more,
+        environment=monitor.settings.environment,
+        simulated=simulated,
+    )
+
+
+def _is_due(monitor: Monitor, delivery: Delivery, now: datetime) -> bool:
+    limits = monitor.settings.notify
+    if delivery.last is None or delivery.last.state != FAILED:
+        return True
+    # 2 ** 20 minutes are longer than any limit
+    wait_s = min(limits.retry_s * 2 ** min(delivery.failures - 1, 20), limits.retry_max_s)
+    return now >= delivery.last.at + timedelta(seconds=wait_s)
+
+
+def _deliver(
+    monitor: Monitor, box: Outbox, users: Mapping[str, User], due: Sequence[Delivery], now: datetime
+) -> list[Delivery]:
+    """Try what is due, receivers side by side, each within its own time; the messages that were tried."""
+    streams: dict[str, list[Delivery]] = {}
+    for delivery in sorted(due, key=lambda one: one.failures):
+        streams.setdefault(delivery.stream, []).append(delivery)
+    turns = [_Turn(monitor, box, _receiver(users, its[0]), its, now) for its in streams.values()]
+    _side_by_side(
+        [(turn, turn.serve, _limit(monitor, turn.receiver)) for turn in turns],
+        lambda turn, limit: turn.stop(limit),
+    )
+    for turn in turns:
+        if turn.fault is not None:
+            raise turn.fault
+    return [delivery for turn in turns for delivery in turn.tried]
+
+
+class _Turn:
+    """A receiver's turn in a run: its messages one after the other, until it is away or time is up."""
+
+    def __init__(
+        self, monitor: Monitor, box: Outbox, receiver: Receiver | None, due: list[Delivery], now: datetime
+    ):
+        self._monitor, self._box, self.receiver, self._due, self._now = monitor, box, receiver, due, now
+        self._stopped, self._at_it = threading.Event(), None
+        self.tried: list[Delivery] = []
+        self.fault: CryptomonError | None = None
+
+    def serve(self) -> None:
+        """Try each message."""
+        try:
+            in_a_row = 0
+            for delivery in self._due:
+                number = None if self._stopped.is_set() else delivery.next_attempt
+                if number is None or not self._box.claim(delivery, number):
+                    continue
+                self._at_it = (delivery, number)
+                result = self._attempt(delivery)
+                if self._stopped.is_set():
+                    return
+                self._end(delivery, number, result)
+                in_a_row = in_a_row + 1 if result.state == FAILED else 0
+                if in_a_row == _IN_A_ROW:
+                    return
+        except CryptomonError as error:
+            # the thread that waits raises it
+            self.fault = error
+
+    def stop(self, limit: float) -> None:
+        """Time is up: what is being tried counts as failed, and what comes of it later as nothing."""
+        self._stopped.set()
+        if self._at_it is not None:
+            delivery, number = self._at_it
+            self._end(delivery, number, self._given_up(delivery, Result(FAILED, self._now, _late(limit))))
+
+    def _end(self, delivery: Delivery, number: int, result: Result) -> None:
+        self._at_it = None
+        if self._box.end(delivery, number, result):
+            self.tried.append(delivery)
+        if result.state != SENT:
+            shown = f"{result.state} {delivery.stream}, notice {delivery.message.id}, attempt {number}: {result.reason}"
+            log.log(logging.ERROR if result.state == PARKED_STATE else logging.WARNING, shown)
+
+    def _attempt(self, delivery: Delivery) -> Result:
+        if self.receiver is None:
+            return Result(
+                PARKED_STATE, self._now, f"params/{FILE} has no receiver {delivery.stream} any more"
+            )
+        result = _sent(self._monitor, self.receiver, delivery.message, delivery.delivered, self._now)
+        return self._given_up(delivery, result)
+
+    def _given_up(self, delivery: Delivery, result: Result) -> Result:
+        hours = self._monitor.settings.notify.give_up_h
+        if result.state != FAILED or self._now - delivery.message.at < timedelta(hours=hours):
+            return result
+        return Result(PARKED_STATE, result.at, f"after {hours:g} h: {result.reason}", result.delivered)
+
+
+def _sent(
+    monitor: Monitor, receiver: Receiver, message: Message, delivered: Sequence[str], now: datetime
+) -> Result:
+    """One attempt; how it ended."""
+    try:
+        channels.send(monitor.storage, receiver, message, delivered)
+    except NotifyError as error:
+        return Result(PARKED_STATE if error.permanent else FAILED, now, str(error), error.delivered)
+    except CryptomonError as error:
+        return Result(FAILED, now, str(error))
+    except Exception as error:  # noqa: BLE001
+        # a hundred services behind one library: whatever one of them raises is that message's failure and no
+        # other's; only its kind is told, its words may hold an address
+        return Result(FAILED, now, f"{type(error).__module__}.{type(error).__name__}")
+    return Result(SENT, now)
+
+
+def _receiver(users: Mapping[str, User], delivery: Delivery) -> Receiver | None:
+    user = users.get(delivery.message.user)
+    return user.receivers.get(delivery.message.receiver) if user else None
+
+
+def _limit(monitor: Monitor, receiver: Receiver | None) -> float:
+    own = receiver.timeout_s if receiver is not None else None
+    return own or monitor.settings.notify.timeout_s
+
+
+def _late(limit: float) -> str:
+    return f"took longer than {limit:g} s"
+
+
+def _side_by_side(work: Sequence[tuple], stop) -> None:
+    """Do work in threads, each piece (what, function, seconds) within its time; `stop(what, seconds)` where not.
+
+    A thread cannot be ended from outside: one that hangs is left behind and ends with the process.
+    """
+    for start in range(0, len(work), _AT_ONCE):
+        began, running = time.monotonic(), []
+        for what, function, limit in work[start : start + _AT_ONCE]:
+            thread = threading.Thread(target=function, daemon=True)
+            thread.start()
+            running.append((thread, what, limit))
+        for thread, what, limit in sorted(running, key=lambda one: one[2]):
+            thread.join(max(0.0, began + limit - time.monotonic()))
+            if thread.is_alive():
+                stop(what, limit)
+
+
+def _count(told: Told, box: Outbox, tried: Sequence[Delivery]) -> None:
+    states = [one.last.state for one in tried]
+    told.sent, told.failed, told.parked = (states.count(state) for state in (SENT, FAILED, PARKED_STATE))
+    told.waiting, told.given_up = len(box.pending()), box.parked + told.parked
