@@ -99,7 +99,7 @@ class Budgets:
         lock = FileLock(path.with_suffix(".lock"), timeout=_LOCK_S)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            lock.acquire(poll_interval=0.002)
         except (Timeout, OSError) as error:
             # better asked too soon than not at all: a minute that is missed does not come again
             log.warning("the budget of %s cannot be kept in %s: %s", host, self.folder, error)
