@@ -229,7 +229,7 @@ class _Poll:
         if answer.limits or left:
             log.info("%s says of its limits: %s", request.source, answer.limits or left)
         collected_at = outcome.slot if self.replay else answer.collected_at
-        packed = pack(answer.body, collected_at, request.symbol)
+        packed = pack(answer.body, collected_at, request.symbol, request.origin)
         outcome.state = "stored" if self.monitor.storage.create(outcome.key, packed) else "already"
         outcome.bytes = len(answer.body)
         return answer.body

@@ -7,7 +7,7 @@ moves the payload on. What cannot be flattened goes to quarantine with the reaso
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ import pandas as pd
 
 from cryptomon_lib import exchanges
 from cryptomon_lib.collect import load_instruments
-from cryptomon_lib.errors import AccountingError, PayloadError
+from cryptomon_lib.errors import AccountingError, PayloadError, StorageError
 from cryptomon_lib.lake import Batch
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.payloads import ARCHIVE, INGEST, QUARANTINE, Payload, unpack
@@ -110,15 +110,18 @@ class _Taken:
 
 
 def flatten_payloads(
-    monitor: Monitor, progress: Callable[[int, int], None] = lambda done, of: None
+    monitor: Monitor,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    keys: Sequence[str] | None = None,
 ) -> Summary:
     """Flatten all of ingest/, oldest slot first; commit once per table for each `limits.batch_bytes`.
 
-    progress: called with payloads done and payloads in all.
+    progress: called with payloads done and payloads in all. keys: only these of the queue. Another run may flatten
+    the same queue at the same time: each payload's rows are written by the one that commits first.
 
     Raises StorageError: the root cannot be read or written. AccountingError: rows were lost; nothing moved.
     """
-    keys = [one.key for one in monitor.storage.objects(INGEST)]
+    keys = [one.key for one in monitor.storage.objects(INGEST)] if keys is None else list(keys)
     return _flatten_keys(monitor, keys, progress, again=False)
 
 
@@ -159,6 +162,8 @@ def _batches(monitor: Monitor, pool: ThreadPoolExecutor, queue: Iterator[str]) -
     batch, size = [], 0
     while ahead := list(islice(queue, _AHEAD)):
         for taken in pool.map(lambda key: _read(monitor, key), ahead):
+            if taken is None:
+                continue
             batch.append(taken)
             size += len(taken.payload.body) if taken.payload else 0
             if size >= monitor.settings.limits.batch_bytes:
@@ -168,9 +173,15 @@ def _batches(monitor: Monitor, pool: ThreadPoolExecutor, queue: Iterator[str]) -
         yield batch
 
 
-def _read(monitor: Monitor, key: str) -> _Taken:
+def _read(monitor: Monitor, key: str) -> _Taken | None:
+    """A payload; None where another run has taken it out of the queue meanwhile."""
     try:
         packed = monitor.storage.get(key)
+    except StorageError:
+        if monitor.storage.exists(key):
+            raise
+        return None
+    try:
         return _Taken(key, unpack(key, packed, monitor.settings.fetch.body_bytes_max))
     except PayloadError as error:
         return _Taken(key, problem=str(error))
@@ -193,7 +204,12 @@ def _flatten_batch(monitor: Monitor, batch: list[_Taken], instruments, summary: 
     summary.quarantined += sum(one.problem is not None for one in batch)
     summary.unflattened += sum(_is_unflattened(one, written) for one in batch)
     for taken in batch:
-        _move_on(monitor, taken)
+        try:
+            _move_on(monitor, taken)
+        except StorageError:
+            # another run, which found the same rows written, may have moved it just now
+            if monitor.storage.exists(taken.key):
+                raise
 
 
 def _is_unflattened(taken: _Taken, written: set[str]) -> bool:

@@ -30,6 +30,7 @@ class Request:
 
     window: time bounds of the call; they follow from the slot and so are not part of the identity.
     symbol: the market asked for, as tickers name it, where the call is about one.
+    origin: backfill where it asks for what was missed; its window is then identity, and its rows say so.
     """
 
     source: str
@@ -40,6 +41,7 @@ class Request:
     window: tuple[tuple[str, str], ...] = ()
     page: int | None = None
     symbol: str | None = None
+    origin: str = "live"
 
     def url(self, base: str | None = None) -> str:
         """The address; base stands in for the exchange's own (a mirror, the simulated exchange)."""
@@ -48,7 +50,8 @@ class Request:
 
     def key(self, slot: datetime) -> str:
         """Where the payload of a slot is kept before it is flattened."""
-        parts = [f"{_quoted(name)}={_quoted(str(value))}" for name, value in self.query]
+        identity = self.query + (self.window if self.origin != "live" else ())
+        parts = [f"{_quoted(name)}={_quoted(str(value))}" for name, value in identity]
         if self.page is not None:
             parts.append(f"page={self.page}")
         path = "~".join([_quoted(self.route.strip("/"), safe="/"), *parts])
@@ -71,14 +74,15 @@ class Payload:
     collected_at: datetime
     symbol: str | None
     body: bytes
+    origin: str = "live"
 
 
-def pack(body: bytes, collected_at: datetime, symbol: str | None = None) -> bytes:
-    """Gzip of exactly the body, with the time of arrival and the market in the header."""
+def pack(body: bytes, collected_at: datetime, symbol: str | None = None, origin: str = "live") -> bytes:
+    """Gzip of exactly the body, with the time of arrival, the market and the origin in the header."""
     collected_at = truncated(collected_at)
-    says = {"collected_at": collected_at.isoformat(timespec="milliseconds")} | (
-        {"symbol": symbol} if symbol else {}
-    )
+    says = {"collected_at": collected_at.isoformat(timespec="milliseconds")}
+    says |= {"symbol": symbol} if symbol else {}
+    says |= {"origin": origin} if origin != "live" else {}
     header = _MAGIC + struct.pack("<BIBB", _COMMENT, int(collected_at.timestamp()), 0, 255)
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
     packed = packer.compress(body) + packer.flush()
@@ -109,7 +113,17 @@ def unpack(key: str, packed: bytes, body_bytes_max: int = 1 << 30) -> Payload:
     collected_at = _moment(says.get("collected_at")) or datetime.fromtimestamp(
         seconds or slot.timestamp(), UTC
     )
-    return Payload(key.split("/", 1)[1], host, route, query, slot, collected_at, says.get("symbol"), body)
+    return Payload(
+        key.split("/", 1)[1],
+        host,
+        route,
+        query,
+        slot,
+        collected_at,
+        says.get("symbol"),
+        body,
+        says.get("origin", "live"),
+    )
 
 
 def parse_key(key: str) -> tuple[str, str, dict[str, str], datetime]:

@@ -235,7 +235,7 @@ TABLES = {table.name: table for table in _TABLES}
 
 # columns that a view of this name promises; more may be added, none taken away
 CONTRACTS = {
-    "measures": ("market_id", "measure", "at", "value"),
+    "measures": ("market_id", "measure", "at", "value", "origin"),
     "volume_1m": ("market_id", "at", "volume", "origin"),
     "trailing_1h": ("market_id", "measure", "at", "value", "average_1h", "ratio_1h", "samples", "expected"),
     "spikes": ("market_id", "measure", "at", "value", "average_1h", "ratio_1h", "samples", "expected"),

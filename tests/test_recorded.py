@@ -325,7 +325,8 @@ def test_the_hole_is_seen_as_a_hole(replayed):
 def series_of(bars, symbol):
     """By measure: the values at their moments, from the bars alone."""
     own = bars[symbol]
-    ticks = [opened + MINUTE for opened in minutes(START - MINUTE, NOW - MINUTE)]
+    # the last minute was not polled any more: its price is its candle's close
+    ticks = [opened + MINUTE for opened in minutes(START - MINUTE, NOW)]
     return {
         "price": {at: own[at - MINUTE][3] for at in ticks},
         "volume_1m": {

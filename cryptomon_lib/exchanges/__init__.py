@@ -134,7 +134,10 @@ def flatten(
         columns, rejected = module.flatten_candles(payload.body)
         size = len(columns["opened_at_ms"])
         return candles(
-            columns | _one_market(module, payload.symbol, size, instruments), rejected=rejected, **context
+            columns | _one_market(module, payload.symbol, size, instruments),
+            rejected=rejected,
+            origin=payload.origin,
+            **context,
         )
     return None
 

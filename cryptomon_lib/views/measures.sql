@@ -4,7 +4,11 @@
 --        spread_bps in hundredths of a percent of the middle of bid and ask
 -- lookback: 26 h
 -- time: at
--- why: a row stands only where there is a value; what is absent is a hole, never a zero.
+-- reach: 2 min
+-- why: a row stands only where there is a value; what is absent is a hole, never a zero. origin says where a value
+--      is from: tick, candle or counter. A price that no poll brought is the close of the candle that ended then,
+--      marked candle; never beside a tick of that minute, and gone when one comes later. So a followed market has
+--      prices over missed polls, over a history that was filled in, and between polls of a slower cadence.
 with recent as (
     select
         market_id,
@@ -21,14 +25,57 @@ with recent as (
         and collected_at <= cast(current_timestamp at time zone 'UTC' as timestamp(3))
 ),
 
+candled as (
+    select
+        market_id,
+        opened_at + interval '60' second as at,
+        close
+    from candles
+    where
+        interval_s = 60
+        and close is not null
+        and day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '26' hour) as varchar)
+        and opened_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '26' hour
+        and opened_at <= cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '60' second
+),
+
+followed as (
+    select distinct market_id
+    from candled
+),
+
+polled as (
+    select distinct
+        recent.market_id,
+        date_trunc('minute', recent.at) as minute_at
+    from recent
+    inner join followed on recent.market_id = followed.market_id
+    where recent.price is not null
+),
+
 final as (
     select
         market_id,
         'price' as measure,
         at,
-        price as value
+        price as value,
+        'tick' as origin
     from recent
     where price is not null
+
+    union all
+
+    select
+        candled.market_id,
+        'price' as measure,
+        candled.at,
+        candled.close as value,
+        'candle' as origin
+    from candled
+    left join polled
+        on candled.market_id = polled.market_id
+        and candled.at = polled.minute_at
+    where polled.market_id is null
 
     union all
 
@@ -36,7 +83,8 @@ final as (
         market_id,
         'volume_1m' as measure,
         at,
-        volume as value
+        volume as value,
+        origin
     from volume_1m
     where volume is not null
 
@@ -46,7 +94,8 @@ final as (
         market_id,
         'volume_24h' as measure,
         at,
-        volume_24h as value
+        volume_24h as value,
+        'tick' as origin
     from recent
     where volume_24h is not null
 
@@ -56,7 +105,8 @@ final as (
         market_id,
         'quote_volume_24h' as measure,
         at,
-        quote_volume_24h as value
+        quote_volume_24h as value,
+        'tick' as origin
     from recent
     where quote_volume_24h is not null
 
@@ -66,7 +116,8 @@ final as (
         market_id,
         'spread_bps' as measure,
         at,
-        2e4 * (ask - bid) / nullif(ask + bid, 0e0) as value
+        2e4 * (ask - bid) / nullif(ask + bid, 0e0) as value,
+        'tick' as origin
     from recent
     where
         ask is not null
@@ -77,5 +128,6 @@ select
     market_id,
     measure,
     at,
-    value
+    value,
+    origin
 from final
