@@ -42,6 +42,7 @@ _MARK = "cryptomon-mark-"
 # in a commit's own words: that it changed how rows are stored, and none of them
 _SAYS, _SAME_ROWS = "cryptomon", "same rows"
 _TRIES = 20
+_ORIGIN, _FILLED_IN = "origin", "backfill"
 _CONFIGURATION = {
     "delta.setTransactionRetentionDuration": f"interval {IDS_KEPT.days} days",
     "delta.logRetentionDuration": "interval 2 days",
@@ -325,7 +326,8 @@ class Lake:
 
     def missing(self, name: str, table: DeltaTable, rows: pa.Table) -> pa.Table:
         """Those rows whose key the table does not have, each key once: for overlapping polls, and for ids
-        that were kept too short a time.
+        that were kept too short a time. Of a table whose rows have an origin, also those that come live
+        where the table has a row that was filled in: they take its place.
 
         Only files that the log says may hold such keys are read, and of them only the key; for ticks newer
         than all others that is none.
@@ -333,17 +335,41 @@ class Lake:
         if rows.num_rows == 0:
             return rows
         key = list(TABLES[name].key)
-        rows = _first_of_each(rows, key)
+        rows = _first_of_each(_live_first(rows), key)
         known = self._keys(name, table, rows)
         if known is None:
             return rows
-        return rows.join(known, keys=key, join_type="left anti").select(rows.column_names)
+        if _ORIGIN not in rows.column_names:
+            return _without(rows, known)
+        live = _live(rows)
+        known_live = known.filter(_live(known)).select(key)
+        return pa.concat_tables(
+            [
+                _without(rows.filter(live), known_live),
+                _without(rows.filter(pc.invert(live)), known.select(key)),
+            ]
+        )
 
-    def _keys(self, name: str, table: DeltaTable, rows: pa.Table) -> pa.Table | None:
+    def _filled_in(self, name: str, table: DeltaTable, rows: pa.Table) -> bool:
+        """Whether the table has, filled in, a row that comes live now."""
+        if _ORIGIN not in rows.column_names:
+            return False
+        live = rows.filter(_live(rows))
+        known = self._keys(name, table, live, filled_in=True) if live.num_rows else None
+        if known is None:
+            return False
+        known = known.filter(pc.invert(_live(known))).select(list(TABLES[name].key))
+        return _without(live, known).num_rows < live.num_rows
+
+    def _keys(self, name: str, table: DeltaTable, rows: pa.Table, filled_in: bool = False) -> pa.Table | None:
+        """Keys, and origin where there is one, of the files that may hold those of rows; filled_in: that hold others than
+        live ones."""
         described, when = TABLES[name], TABLES[name].day_of
         actions = pa.table(table.get_add_actions(flatten=True))
         if actions.num_rows == 0:
             return None
+        if filled_in and f"min.{_ORIGIN}" in actions.column_names:
+            actions = actions.filter(pc.fill_null(pc.equal(actions[f"min.{_ORIGIN}"], _FILLED_IN), True))
         low, high = pc.min(rows[when]), pc.max(rows[when])
         keep = pc.and_(
             pc.less_equal(actions[f"min.{when}"], high), pc.greater_equal(actions[f"max.{when}"], low)
@@ -351,7 +377,8 @@ class Lake:
         for column in described.partition_by:
             keep = pc.and_(keep, pc.is_in(actions[f"partition.{column}"], value_set=pc.unique(rows[column])))
         paths = actions.filter(pc.fill_null(keep, True))["path"].to_pylist()
-        pieces = [self._read_key(name, path, described.key) for path in paths]
+        columns = described.key + ((_ORIGIN,) if _ORIGIN in described.column_names else ())
+        pieces = [self._read_key(name, path, columns) for path in paths]
         return pa.concat_tables(pieces) if pieces else None
 
     def _file(self, name: str, path: str):
@@ -368,16 +395,22 @@ class Lake:
             rows = fresh(table, rows)
         turn = (table.transaction_version(_TURN) or 0) + 1
         ids = [Transaction(batch.id, 1) for batch in new]
-        write_deltalake(
-            table,
-            rows,
-            mode="append",
-            writer_properties=_properties(name),
-            # no retry inside: it would keep rows that were chosen against an older state
-            commit_properties=CommitProperties(
-                max_commit_retries=0, app_transactions=[*ids, Transaction(_TURN, turn)]
-            ),
-        )
+        # no retry inside: it would keep rows that were chosen against an older state
+        commit = CommitProperties(max_commit_retries=0, app_transactions=[*ids, Transaction(_TURN, turn)])
+        properties = _properties(name)
+        if fresh is not None and self._filled_in(name, table, rows):
+            # rare: a live answer that waited in the queue while its minutes were filled in
+            same = " and ".join(
+                f"old.{column} = new.{column}" for column in (*TABLES[name].partition_by, *TABLES[name].key)
+            )
+            merger = table.merge(
+                rows, same, "new", "old", writer_properties=properties, commit_properties=commit
+            )
+            merger.when_matched_update_all().when_not_matched_insert_all().execute()
+        else:
+            write_deltalake(
+                table, rows, mode="append", writer_properties=properties, commit_properties=commit
+            )
         return Appended(frozenset(batch.id for batch in new), rows.num_rows)
 
     def _open_or_create(self, name: str) -> DeltaTable:
@@ -414,6 +447,23 @@ def _changes(name: str, entry: bytes) -> Iterator[Change]:
             # a removed file does not say what was in it: its whole day
             day = datetime.fromisoformat(changed["partitionValues"]["day"]).replace(tzinfo=UTC)
             yield Change(day, day + timedelta(days=1, milliseconds=-1))
+
+
+def _live_first(rows: pa.Table) -> pa.Table:
+    """Rows in their order, but what came live before what was filled in."""
+    if _ORIGIN not in rows.column_names:
+        return rows
+    live = _live(rows)
+    return pa.concat_tables([rows.filter(live), rows.filter(pc.invert(live))])
+
+
+def _live(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.fill_null(pc.not_equal(rows[_ORIGIN], _FILLED_IN), True)
+
+
+def _without(rows: pa.Table, known: pa.Table) -> pa.Table:
+    """Those rows whose key is not among the known ones."""
+    return rows.join(known, keys=known.column_names, join_type="left anti").select(rows.column_names)
 
 
 def _first_of_each(rows: pa.Table, key: list[str]) -> pa.Table:

@@ -41,7 +41,7 @@ def ticks(table_of):
 def candles(table_of):
     """Makes candles of one market, by the minutes after noon that they opened."""
 
-    def made(*opened, close=100.0, market="BTC-USD"):
+    def made(*opened, close=100.0, market="BTC-USD", origin="live"):
         return table_of(
             "candles",
             [
@@ -51,7 +51,7 @@ def candles(table_of):
                     "opened_at": NOON + minute * MINUTE,
                     "close": close,
                     "collected_at": NOON,
-                    "origin": "live",
+                    "origin": origin,
                 }
                 for minute in opened
             ],
@@ -106,6 +106,44 @@ def test_of_rows_that_overlap_only_those_that_the_table_lacks_are_written(monito
     both = [Batch("b", candles(2, 3, close=2.0)), Batch("c", candles(3, 4, close=3.0))]
     assert lake.append("candles", both, fresh(lake, "candles")).rows == 2
     assert [row["close"] for row in stored(monitor, "candles")] == [100, 100, 100, 2, 3]
+
+
+def closes(monitor, stored):
+    return [(row["close"], row["origin"]) for row in stored(monitor, "candles")]
+
+
+def test_what_was_filled_in_never_takes_the_place_of_what_came_live(monitor, candles, stored):
+    lake = monitor.lake
+    lake.append("candles", [Batch("a", candles(0, 1))], fresh(lake, "candles"))
+    done = lake.append(
+        "candles", [Batch("b", candles(0, 1, 2, close=7.0, origin="backfill"))], fresh(lake, "candles")
+    )
+    assert done.rows == 1
+    assert closes(monitor, stored) == [(100, "live"), (100, "live"), (7, "backfill")]
+
+
+def test_what_comes_live_takes_the_place_of_what_was_filled_in_also_when_it_comes_later(
+    monitor, candles, stored
+):
+    lake = monitor.lake
+    lake.append("candles", [Batch("a", candles(0, 1, 2, origin="backfill"))], fresh(lake, "candles"))
+    lake.append(
+        "candles", [Batch("x", candles(0, 1, market="ETH-USD", origin="backfill"))], fresh(lake, "candles")
+    )
+    done = lake.append("candles", [Batch("b", candles(1, 2, 3, close=7.0))], fresh(lake, "candles"))
+    assert done == lake_module.Appended(frozenset({"b"}), 3)
+    assert closes(monitor, stored)[:4] == [(100, "backfill"), (7, "live"), (7, "live"), (7, "live")]
+    assert len(closes(monitor, stored)) == 6
+    # and the id is in: offered again, it changes nothing
+    assert lake.append("candles", [Batch("b", candles(1))], fresh(lake, "candles")).rows == 0
+    assert lake.append("candles", [Batch("c", candles(1, 2, 3))], fresh(lake, "candles")).rows == 0
+
+
+def test_of_both_in_one_commit_the_live_one_is_kept(monitor, candles, stored):
+    lake = monitor.lake
+    both = [Batch("a", candles(0, 1, origin="backfill")), Batch("b", candles(1, 2, close=7.0))]
+    assert lake.append("candles", both, fresh(lake, "candles")).rows == 3
+    assert closes(monitor, stored) == [(100, "backfill"), (7, "live"), (7, "live")]
 
 
 def test_an_id_with_any_character_is_found_again(local, ticks):

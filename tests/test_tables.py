@@ -29,8 +29,8 @@ DESIGN = {
     "latest": ("market_id", "", "price collected_at"),
     "alerts": ("alert_id state at", "day", "rule market_id measure value threshold severity evaluated_at"),
     "notices": ("notice_id state at", "day", "user receiver alert_ids attempts reason"),
-    "holes": ("subject from_at to_at", "", "minutes state reason"),
-    "findings": ("check subject at", "day", "severity says"),
+    "holes": ("subject measure from_at", "", "to_at minutes state reason found_at closed_at"),
+    "findings": ("check subject at", "day", "severity says state since_at"),
 }
 SAMPLES = {"text": "x", "number": 1.5, "count": 7, "time": AT, "texts": ["a", "b"]}
 
