@@ -139,7 +139,7 @@ class Questions:
         hourly = step_s >= STEPS["1h"]
         where = "where market_id = :market_id and measure = :measure"
         text = (
-            "select hour_at as at, samples, mean, min, max, first, last from measures_1h "
+            "select hour_at as at, samples, expected, mean, min, max, first, last from measures_1h "
             f"{where} and hour_at >= :since and hour_at < :until order by hour_at"
             if hourly
             else f"select at, value from measures {where} and at > :since and at <= :until order by at"
@@ -281,7 +281,7 @@ class Questions:
 
 
 def thinned(rows: pa.Table, step_s: int, cadence_s: int) -> pa.Table:
-    """Samples (at, value) or hourly aggregates (at, samples, mean, min, max, first, last), by time, merged to steps.
+    """Samples (at, value) or hours (at, samples, expected, mean, min, max, first, last), by time, merged to steps.
 
     One row per step that has any: at (its start), value (mean), min, max, first, last, samples, expected.
     """
@@ -304,7 +304,9 @@ def thinned(rows: pa.Table, step_s: int, cadence_s: int) -> pa.Table:
             "first": columns["first"][starts],
             "last": columns["last"][ends] if len(at) else columns["last"],
             "samples": samples,
-            "expected": np.full(len(samples), max(1, step_s // cadence_s)),
+            "expected": _reduced(np.add, columns["expected"], starts)
+            if "expected" in columns
+            else np.full(len(samples), max(1, step_s // cadence_s)),
         }
     )
 

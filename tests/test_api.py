@@ -137,6 +137,16 @@ def test_a_series_is_the_stored_minutes_and_its_steps_merge_them(ask, now):
     assert all(row["min"] <= row["value"] <= row["max"] and row["expected"] == 5 for row in steps)
 
 
+def test_a_series_by_the_hour_has_the_means_of_its_minutes(ask, now):
+    found = ask("/v1/series?market=kraken:BTC-USD&step=1h").json()["rows"]
+    assert sum(row["samples"] for row in found) == 70
+    minutes = ask("/v1/series?market=kraken:BTC-USD&step=1m").json()["rows"]
+    first = [row["value"] for row in minutes if row["at"][:13] == found[0]["at"][:13]]
+    assert found[0]["value"] == pytest.approx(sum(first) / len(first), rel=1e-12)
+    assert (found[0]["min"], found[0]["max"]) == (min(first), max(first))
+    assert ask("/v1/series?market=kraken:BTC-USD&from=2026-01-01&to=2026-01-20").json()["step_s"] >= 3600
+
+
 def test_steps_keep_count_mean_extremes_and_ends(now):
     at = [now.replace(tzinfo=None, minute=0) + MINUTE * minute for minute in (0, 1, 4, 5, 7)]
     found = thinned(
@@ -147,6 +157,7 @@ def test_steps_keep_count_mean_extremes_and_ends(now):
         {"value": 6.0, "min": 4.0, "max": 8.0, "first": 4.0, "last": 8.0, "samples": 2},
     ]
     hourly = {"at": pa.array(at[:2], pa.timestamp("ms")), "samples": [60, 20], "mean": [1.0, 5.0]}
+    hourly |= {"expected": [60, 60]}
     hourly |= {"min": [0.5, 4.0], "max": [2.0, 6.0], "first": [1.0, 4.0], "last": [2.0, 6.0]}
     assert thinned(pa.table(hourly), 86400, 60).to_pylist()[0]["value"] == (60 * 1.0 + 20 * 5.0) / 80
     assert (
