@@ -40,7 +40,7 @@ class Readings:
         collected_at, price, bid, ask, change_24h_pct, volume_24h, quote_volume_24h."""
         return self._columns(
             "select market_id, source, exchange, symbol, market, base, quote, kind, collected_at, price, bid, ask, "
-            "change_24h_pct, volume_24h, quote_volume_24h from latest order by market_id"
+            "change_24h_pct, volume_24h, quote_volume_24h from newest_ticks order by market_id"
         )
 
     def current(self) -> Columns:

@@ -62,7 +62,7 @@ def test_every_column_says_its_type_and_meaning(name):
     assert table.meaning.endswith(".")
     for column in table.columns:
         assert column.type in ARROW_TYPES and column.meaning, column.name
-        assert column.name.endswith("_at") or column.name == "at" or column.type != "time", column.name
+        assert column.name.endswith("_at") or column.name in ("at", "as_of") or column.type != "time"
         assert column.unit == "UTC" or column.type != "time"
     assert (table.day_of is None) == ("day" not in table.column_names)
     assert table.day_of is None or schema(name).field(table.day_of).type == ARROW_TYPES["time"]
@@ -109,6 +109,13 @@ def test_an_empty_table_has_the_columns_and_no_rows(name):
 def test_a_view_that_others_build_on_offers_its_columns(name, local):
     found = Engine(local, AT).query(f"select * from {name}").schema.names
     assert [column for column in CONTRACTS[name] if column not in found] == []
+
+
+def test_the_table_latest_has_the_columns_of_its_view_and_the_moment_that_they_are_of():
+    assert TABLES["latest"].column_names == [
+        *sql.parse(sql.views()["latest"].text).named_selects,
+        "as_of",
+    ]
 
 
 def test_a_day_is_that_of_utc_and_is_not_rounded_up():

@@ -3,6 +3,7 @@
 import math
 from datetime import UTC, datetime, timedelta
 from random import Random
+from statistics import stdev
 
 import pytest
 
@@ -69,14 +70,30 @@ def values(ticks):
 
 
 @pytest.fixture(scope="module")
-def engines(ticks, values, table_of, rollups_of, tmp_path_factory):
+def weeks(values):
+    """The prices of eight days: before the ticks 50 an hour, and an hour in ten without."""
+    random, found = Random(6), {}
+    for (market, measure), own in values.items():
+        if measure == "price":
+            found[market, measure] = dict(own)
+            for hours in range(31, 8 * 24):
+                if random.random() > 0.1:
+                    first = HOUR_AT - hours * HOUR
+                    price = price_of(market.rpartition(":")[2], hours * 60, random)
+                    values_of_hour = {first + n * MINUTE: price * (1 + n / 1e4) for n in range(50)}
+                    found[market, measure] |= values_of_hour
+    return found
+
+
+@pytest.fixture(scope="module")
+def engines(ticks, values, weeks, table_of, rollups_of, tmp_path_factory):
     """Engines on the same ticks, with roll-ups until now, until five hours ago, and without."""
     opened = {}
     for name, until in ROLLED.items():
         monitor = open_monitor("local", flags={"root": str(tmp_path_factory.mktemp(name))})
         monitor.lake.append("ticks", [Batch("ticks", table_of("ticks", ticks))])
         if until:
-            monitor.lake.append("rollups_1h", [Batch("hours", rollups_of(values, until))])
+            monitor.lake.append("rollups_1h", [Batch("hours", rollups_of(values | weeks, until))])
         opened[name] = Engine(monitor, NOW)
     return opened
 
@@ -207,3 +224,232 @@ def test_the_newest_tick_of_a_market_is_found_whether_it_fell_silent_or_not(loca
         {"symbol": "A-USD", "price": 3, "samples": 3, "expected": 1440},
         {"symbol": "SILENT-USD", "price": 5, "samples": 2, "expected": 1440},
     ]
+
+
+# ---- what is made of them
+
+
+def rows_by_market(engine, view, where="true"):
+    rows = engine.query(f"select * from {view} where {where}").to_pylist()
+    found = {row["market_id"].rpartition(":")[2]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def price_at(own, moment):
+    """The newest price that was then at most 10 minutes old."""
+    known = of_window(own, moment - 10 * MINUTE, moment)
+    return known[max(known)] if known else None
+
+
+def percent(now, before):
+    return None if now is None or before is None else 100 * (now / before - 1)
+
+
+def same(value, expected, within=1e-9):
+    if value is None or expected is None:
+        return value is expected
+    return math.isclose(value, expected, rel_tol=within, abs_tol=1e-12)
+
+
+def closes_of(own):
+    """By closed hour of the last 169: its last price, where it has 45 of its 60."""
+    hours = {}
+    for at, value in sorted(own.items()):
+        hours.setdefault(at.replace(minute=0, second=0), []).append(value)
+    begin = HOUR_AT - 169 * HOUR
+    return {hour: found[-1] for hour, found in hours.items() if begin <= hour < HOUR_AT and len(found) >= 45}
+
+
+@pytest.mark.parametrize("rolled", ["all", "late"])
+def test_returns_are_those_of_the_prices_then_and_now(rolled, engines, values, weeks):
+    found = rows_by_market(engines[rolled], "returns")
+    gone = 0
+    for market in MARKETS:
+        own = weeks[f"kraken:kraken:{market}", "price"]
+        now = price_at(own, NOW)
+        if now is None:
+            assert market not in found
+            gone += 1
+            continue
+        row, week = found[market], closes_of(own).get(HOUR_AT - 169 * HOUR)
+        before = [price_at(own, NOW - HOUR), price_at(own, NOW - DAY), week]
+        names = ("return_1h_pct", "return_24h_pct", "return_7d_pct")
+        for name, price in zip(names, before, strict=True):
+            assert same(row[name], percent(now, price)), (market, name)
+        assert (row["samples"], row["expected"]) == (3 - before.count(None), 3)
+        # an hour ago lies in the hole of half an hour
+        assert row["return_1h_pct"] is None
+    assert gone <= 1 and len(found) >= 4
+
+
+def test_a_return_of_one_hour_takes_the_newest_price_of_then(local, table_of):
+    prices = {0: 110.0, 9: 5.0, 60: 100.0, 61: 3.0, 1449: 55.0}
+    rows = [
+        {"market_id": "kraken:kraken:A-USD", "collected_at": NOW - minutes * MINUTE, "price": price}
+        for minutes, price in prices.items()
+    ]
+    local.lake.append("ticks", [Batch("ticks", table_of("ticks", rows))])
+    (row,) = Engine(local, NOW).query("select * from returns").to_pylist()
+    assert (row["price_1h"], row["price_24h"], row["price_7d"]) == (100, 55, None)
+    assert (row["return_1h_pct"], row["return_24h_pct"]) == (pytest.approx(10), pytest.approx(100))
+    assert (row["return_7d_pct"], row["samples"]) == (None, 2)
+
+
+@pytest.mark.parametrize("rolled", ["all", "late"])
+def test_volatility_is_the_deviation_of_hourly_returns_that_span_no_hole(rolled, engines, weeks):
+    found = rows_by_market(engines[rolled], "volatility")
+    counted = []
+    for market in MARKETS:
+        closes = closes_of(weeks[f"kraken:kraken:{market}", "price"])
+        returns = {
+            hour: math.log(price / closes[hour - HOUR])
+            for hour, price in closes.items()
+            if hour - HOUR in closes
+        }
+        day = [value for hour, value in returns.items() if hour >= HOUR_AT - DAY]
+        row = found[market]
+        assert (row["samples"], row["samples_7d"]) == (len(day), len(returns)), market
+        for name, some, floor in (("24h", day, 12), ("7d", list(returns.values()), 84)):
+            expected = 100 * math.sqrt(24) * stdev(some) if len(some) >= floor else None
+            assert same(row[f"volatility_{name}_pct"], expected), (market, name)
+        counted.append(len(day))
+    # two hours in 24 are a hole, and a return has two ends
+    assert max(counted) < 24 and found["FEW-EUR"]["volatility_24h_pct"] is None
+
+
+@pytest.mark.parametrize("rolled", ["all", "late"])
+def test_moving_averages_are_those_of_all_values_up_to_now(rolled, engines, values, weeks):
+    found = rows_by_market(engines[rolled], "moving_averages", "measure = 'price'")
+    for market in MARKETS:
+        own, row = weeks[f"kraken:kraken:{market}", "price"], found[market]
+        week = {at: value for at, value in own.items() if at >= HOUR_AT - 7 * DAY}
+        windows = {
+            "1h": (of_window(own, NOW - HOUR), 30, "samples_1h"),
+            "24h": (of_window(own, NOW - DAY), 720, "samples"),
+            "7d": (week, 5040, "samples_7d"),
+        }
+        for name, (some, floor, samples) in windows.items():
+            expected = math.fsum(some.values()) / len(some) if len(some) >= floor else None
+            assert same(row[f"moving_average_{name}"], expected), (market, name)
+            assert row[samples] == len(some), (market, name)
+    assert found["BTC-USD"]["moving_average_7d"] and found["BTC-USD"]["moving_average_24h"]
+
+
+def test_a_z_score_is_the_distance_from_the_hour_before_in_its_deviations(local, table_of):
+    prices = [100.0 + (-1) ** minute for minute in range(60)]
+    rows = [
+        {"market_id": f"kraken:kraken:{market}", "collected_at": NOW - (60 - n) * MINUTE, "price": price}
+        for market, series in {"A-USD": [*prices, 104.0], "STILL-USD": [5.0] * 60 + [6.0]}.items()
+        for n, price in enumerate(series)
+    ]
+    local.lake.append("ticks", [Batch("ticks", table_of("ticks", rows))])
+    engine = Engine(local, NOW)
+    found = rows_by_market(engine, "zscore_1h")
+    assert found["A-USD"]["zscore_1h"] == pytest.approx(4 / stdev(prices), rel=1e-12)
+    assert (found["A-USD"]["samples"], found["A-USD"]["expected"]) == (60, 60)
+    # of what did not move no deviation can be told
+    assert (found["STILL-USD"]["stddev_1h"], found["STILL-USD"]["zscore_1h"]) == (0, None)
+    some = Engine(local, NOW - 31 * MINUTE)
+    assert rows_by_market(some, "zscore_1h")["A-USD"]["zscore_1h"] is None
+
+
+def test_movers_are_placed_from_both_ends_and_ties_share_the_better_place(local, table_of):
+    moves = {"UP-USD": 30.0, "SAME-USD": 10.0, "ALSO-USD": 10.0, "DOWN-USD": -5.0}
+    rows = [
+        {"market_id": f"kraken:kraken:{market}", "collected_at": at, "price": price} | more
+        for market, move in moves.items()
+        for at, price, more in ((NOW - DAY, 100.0, {}), (NOW, 100.0 + move, {}))
+    ]
+    perpetual = {"market_id": "kraken:kraken:PERP-USD", "kind": "perpetual"}
+    rows += [perpetual | {"collected_at": at, "price": 1.0} for at in (NOW - DAY, NOW)]
+    rows.append({"market_id": "kraken:kraken:NEW-USD", "collected_at": NOW, "price": 9.0})
+    local.lake.append("ticks", [Batch("ticks", table_of("ticks", rows))])
+    found = rows_by_market(Engine(local, NOW), "movers")
+    assert {market: (row["place_rise"], row["place_fall"]) for market, row in found.items()} == {
+        "UP-USD": (1, 4),
+        "SAME-USD": (2, 2),
+        "ALSO-USD": (2, 2),
+        "DOWN-USD": (4, 1),
+    }
+    assert {row["places"] for row in found.values()} == {4}
+
+
+def test_the_gap_of_a_pair_is_between_fresh_prices_of_two_exchanges(local, table_of):
+    def tick(market_id, price, age_s, **more):
+        return {"market_id": market_id, "collected_at": NOW - timedelta(seconds=age_s), "price": price} | more
+
+    rows = [
+        tick("kraken:kraken:BTC-USD", 100.0, 30, bid=99.9, ask=100.0),
+        tick("coinbase:coinbase:BTC-USD", 102.0, 119, bid=101.5, ask=102.5),
+        # too old to be held against the others
+        tick("binance:binance:BTC-USD", 200.0, 120, bid=1e6, ask=1e6),
+        # the same exchange by another source, older
+        tick("cryptowatch:kraken:BTC-USD", 1.0, 90),
+        tick("kraken:kraken:ONE-USD", 5.0, 1),
+        tick("kraken:kraken:OLD-USD", 5.0, 1),
+        tick("coinbase:coinbase:OLD-USD", 9.0, 500),
+        tick("kraken:kraken:PERP-USD", 5.0, 1, kind="perpetual"),
+        tick("coinbase:coinbase:PERP-USD", 6.0, 1, kind="perpetual"),
+        tick("kraken:kraken:ODD-USD", 5.0, 1, market=None),
+        tick("coinbase:coinbase:ODD-USD", 6.0, 1, market=None),
+    ]
+    local.lake.append("ticks", [Batch("ticks", table_of("ticks", rows))])
+    (row,) = Engine(local, NOW).query("select * from price_gaps").to_pylist()
+    assert row == {
+        "market": "BTC-USD",
+        "low_market_id": "kraken:kraken:BTC-USD",
+        "low_price": 100.0,
+        "high_market_id": "coinbase:coinbase:BTC-USD",
+        "high_price": 102.0,
+        "gap_bps": pytest.approx(200),
+        "crossed_bps": pytest.approx(150),
+        "oldest_at": (NOW - timedelta(seconds=119)).replace(tzinfo=None),
+        "samples": 2,
+        "expected": 3,
+    }
+
+
+def test_the_spread_is_that_of_the_newest_tick_beside_the_hour_before(local, table_of):
+    rows = [
+        {
+            "market_id": "kraken:kraken:A-USD",
+            "collected_at": NOW - minutes * MINUTE,
+            "bid": 100.0 - width,
+            "ask": 100.0 + width,
+        }
+        for minutes, width in [(0, 3.0), *((n, 1.0) for n in range(1, 41))]
+    ]
+    local.lake.append("ticks", [Batch("ticks", table_of("ticks", rows))])
+    (row,) = Engine(local, NOW).query("select * from spread").to_pylist()
+    assert (row["bid"], row["ask"], row["samples"], row["expected"]) == (97, 103, 40, 60)
+    assert (row["spread_bps"], row["average_1h_bps"]) == (pytest.approx(600), pytest.approx(200))
+    assert row["ratio_1h"] == pytest.approx(3)
+
+
+@pytest.mark.parametrize("rolled", ["all", "none"])
+def test_latest_says_of_each_market_what_the_views_say_of_it(rolled, engines):
+    engine = engines[rolled]
+    found = rows_by_market(engine, "latest")
+    assert found.keys() == set(MARKETS)
+    views = {
+        "newest_ticks": ("true", ["collected_at", "price", "bid", "volume_24h", "kind", "samples"]),
+        "returns": ("true", ["return_1h_pct", "return_24h_pct", "return_7d_pct"]),
+        "volatility": ("true", ["volatility_24h_pct"]),
+        "rank_24h": ("measure = 'price'", ["stddev_24h", "rank_24h", "rank_24h_in_quote", "rank_cv_24h"]),
+        "zscore_1h": ("measure = 'price'", ["zscore_1h"]),
+        "moving_averages": ("measure = 'price'", ["moving_average_1h", "moving_average_24h"]),
+    }
+    for view, (where, names) in views.items():
+        told = rows_by_market(engine, view, where)
+        for market, row in found.items():
+            for name in names:
+                assert (
+                    same(row[name], told[market][name])
+                    if market in told and isinstance(row[name], float)
+                    else row[name] == (told[market][name] if market in told else None)
+                ), (view, market, name)
+    told = rows_by_market(engine, "now_1h", "measure = 'price'")
+    for market, row in told.items():
+        assert found[market]["ratio_1h_price"] == row["ratio_1h"]
+        assert found[market]["samples_1h"] == row["samples"]

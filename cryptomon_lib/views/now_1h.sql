@@ -1,6 +1,6 @@
 -- The newest value of each market and measure beside the average of the hour before it.
 -- grain: market_id, measure
--- units: value and average_1h in the measure's unit; ratio_1h is a multiple
+-- units: value, average_1h and stddev_1h (sample standard deviation) in the measure's unit; ratio_1h is a multiple
 -- lookback: 75 min
 -- why: the newest rows of trailing_1h, for all markets at once and without a window. A value older than
 --      10 minutes is not of now and is left out.
@@ -31,6 +31,7 @@ averaged as (
         newest.at,
         max(case when recent.at = newest.at then recent.value end) as value,
         avg(case when recent.at < newest.at then recent.value end) as average,
+        stddev_samp(case when recent.at < newest.at then recent.value end) as deviation,
         count(case when recent.at < newest.at then recent.value end) as samples
     from newest
     inner join recent
@@ -47,7 +48,8 @@ floored as (
         at,
         value,
         samples,
-        case when samples >= 30 then average end as average_1h
+        case when samples >= 30 then average end as average_1h,
+        case when samples >= 30 then deviation end as stddev_1h
     from averaged
 ),
 
@@ -58,6 +60,7 @@ final as (
         at,
         value,
         average_1h,
+        stddev_1h,
         value / nullif(average_1h, 0e0) as ratio_1h,
         samples,
         60 as expected
@@ -70,6 +73,7 @@ select
     at,
     value,
     average_1h,
+    stddev_1h,
     ratio_1h,
     samples,
     expected
