@@ -43,12 +43,15 @@ _MARK = "cryptomon-mark-"
 _SAYS, _SAME_ROWS = "cryptomon", "same rows"
 _TRIES = 20
 _ORIGIN, _FILLED_IN = "origin", "backfill"
+# a removed file is remembered for some runs of vacuum, which then finds it without listing all files
 _CONFIGURATION = {
     "delta.setTransactionRetentionDuration": f"interval {IDS_KEPT.days} days",
     "delta.logRetentionDuration": "interval 2 days",
     "delta.checkpointInterval": "60",
-    "delta.deletedFileRetentionDuration": "interval 1 hours",
+    "delta.deletedFileRetentionDuration": "interval 6 hours",
 }
+# nobody asks what these were: their log is only as long as a reader may be slow
+_REPLACED = {"delta.logRetentionDuration": "interval 2 hours", "delta.checkpointInterval": "20"}
 
 
 @dataclass(frozen=True)
@@ -278,14 +281,32 @@ class Lake:
         with _delta_errors("compact", self.uri(name)):
             return table.optimize.compact(partition_filters=predicate, writer_properties=_properties(name))
 
-    def vacuum(self, name: str, grace: timedelta = timedelta(hours=1)) -> list[str]:
-        """Delete files that no version within the grace period uses; their paths."""
+    def vacuum(self, name: str, grace: timedelta = timedelta(hours=1), full: bool = False) -> list[str]:
+        """Delete files that no version within the grace period uses; their paths.
+
+        full: also those that no version ever named, left by a writer that was killed; lists all files.
+        """
         table = self.open(name)
         if table is None:
             return []
         with _delta_errors("vacuum", self.uri(name)):
             hours = max(0, int(grace.total_seconds() // 3600))
-            return table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
+            given = {"retention_hours": hours, "enforce_retention_duration": False, "full": full}
+            # it commits twice even when there is nothing to do
+            if not table.vacuum(dry_run=True, **given):
+                return []
+            return table.vacuum(dry_run=False, **given)
+
+    def configure(self, name: str) -> None:
+        """Have the table keep its log, ids and deleted files as long as this version of the code says."""
+        table = self.open(name)
+        if table is None:
+            return
+        wanted = _configuration(name)
+        if wanted.items() <= table.metadata().configuration.items():
+            return
+        with suppress(CommitFailedError), _delta_errors("configure", self.uri(name)):
+            table.alter.set_table_properties(wanted)
 
     def files(
         self,
@@ -394,7 +415,9 @@ class Lake:
         if fresh is not None:
             rows = fresh(table, rows)
         turn = (table.transaction_version(_TURN) or 0) + 1
-        ids = [Transaction(batch.id, 1) for batch in new]
+        # an id without a time is kept for ever, and every opening of the table reads it
+        now = int(time.time() * 1000)
+        ids = [Transaction(batch.id, 1, now) for batch in new]
         # no retry inside: it would keep rows that were chosen against an older state
         commit = CommitProperties(max_commit_retries=0, app_transactions=[*ids, Transaction(_TURN, turn)])
         properties = _properties(name)
@@ -423,7 +446,7 @@ class Lake:
                 schema=schema(name),
                 mode="ignore",
                 partition_by=list(TABLES[name].partition_by) or None,
-                configuration=_CONFIGURATION,
+                configuration=_configuration(name),
                 storage_options=self._options,
             )
         return self.open(name)
@@ -470,6 +493,11 @@ def _first_of_each(rows: pa.Table, key: list[str]) -> pa.Table:
     numbered = rows.select(key).append_column("row", pa.array(range(rows.num_rows), pa.int64()))
     first = numbered.group_by(key).aggregate([("row", "min")])["row_min"]
     return rows if len(first) == rows.num_rows else rows.take(first.sort())
+
+
+def _configuration(name: str) -> dict[str, str]:
+    replaced = not TABLES[name].partition_by
+    return _CONFIGURATION | (_REPLACED if replaced else {})
 
 
 class _delta_errors:

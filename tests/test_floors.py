@@ -45,6 +45,7 @@ FLOORS = {
     "metrics": 6,
     "charts": 6,
     "retention": 6,
+    "compact": 6,
     "rollups": 6,
     "run": 7,
     "dashboard_readings": 7,
