@@ -103,6 +103,26 @@ def compact_tables(
     return done
 
 
+def describe_tables(monitor: Monitor) -> pd.DataFrame:
+    """One row per table that there is: files, rows, megabytes, commits so far, time of the newest row (UTC)."""
+    told = {}
+    for name, described in TABLES.items():
+        table = monitor.lake.open(name)
+        if table is None:
+            continue
+        actions = monitor.lake.actions(table)
+        newest = f"max.{described.day_of}"
+        told[name] = {
+            "files": actions.num_rows,
+            "rows": pc.sum(actions["num_records"]).as_py() or 0,
+            "mb": (pc.sum(actions["size_bytes"]).as_py() or 0) / 2**20,
+            "commits": table.version(),
+            "newest": pc.max(actions[newest]).as_py() if newest in actions.column_names else None,
+        }
+    columns = ["files", "rows", "mb", "commits", "newest"]
+    return pd.DataFrame.from_dict(told, orient="index", columns=columns).rename_axis("table")
+
+
 def joins(name: str, actions: pa.Table, now: datetime, span: str) -> list[Join]:
     """The joins of a span that are due, oldest first: files that lie in an hour or a day that is closed."""
     if actions.num_rows == 0:

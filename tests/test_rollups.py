@@ -243,16 +243,16 @@ def test_where_the_log_is_gone_what_was_written_since_is_computed_again(local, f
 # ---- from raw again
 
 
-def test_a_rebuild_computes_all_hours_anew(monitor, fill, stored):
-    fill(monitor, BEGIN, 180)
-    roll_up(monitor, BEGIN + 3 * HOUR + 5 * MINUTE)
-    before = stored(monitor, "rollups_1h")
-    table = monitor.lake.open("rollups_1h")
-    spoiled = monitor.lake.read("rollups_1h", monitor.lake.actions(table)).slice(2)
-    monitor.lake.replace("rollups_1h", spoiled)
-    assert stored(monitor, "rollups_1h") != before
-    done = roll_up(monitor, BEGIN + 3 * HOUR + 6 * MINUTE, rebuild=True)
-    assert done.hours == 3 and stored(monitor, "rollups_1h") == before
+def test_a_rebuild_computes_all_hours_anew(local, fill, stored):
+    fill(local, BEGIN, 180)
+    roll_up(local, BEGIN + 3 * HOUR + 5 * MINUTE)
+    before = stored(local, "rollups_1h")
+    table = local.lake.open("rollups_1h")
+    spoiled = local.lake.read("rollups_1h", local.lake.actions(table)).slice(2)
+    local.lake.replace("rollups_1h", spoiled)
+    assert stored(local, "rollups_1h") != before
+    done = roll_up(local, BEGIN + 3 * HOUR + 6 * MINUTE, rebuild=True)
+    assert done.hours == 3 and stored(local, "rollups_1h") == before
 
 
 def test_a_rebuild_since_a_moment_leaves_what_was_before(local, fill, stored):
@@ -288,21 +288,16 @@ def roll(flags, environ, now, point=None):
     roll_up(open_monitor("local", flags=flags), now)
 
 
-def aws():
-    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-
-
-def test_two_runs_at_once_roll_up_each_hour_once(place, open_at, fill, stored, start_process):
-    monitor = open_at(place.root, place.endpoint_url)
+def test_two_runs_at_once_roll_up_each_hour_once(local, fill, stored, start_process):
     # two days, so two commits
-    fill(monitor, BEGIN + 3 * HOUR, 120)
-    flags = {"root": place.root, "endpoint_url": place.endpoint_url}
+    fill(local, BEGIN + 3 * HOUR, 120)
+    flags = {"root": local.storage.root}
     now = BEGIN + 5 * HOUR + 5 * MINUTE
-    runs = [start_process(roll, flags, aws(), now) for _ in range(2)]
+    runs = [start_process(roll, flags, {}, now) for _ in range(2)]
     for run in runs:
         run.join(60)
     assert [run.exitcode for run in runs] == [0, 0]
-    assert same(stored(monitor, "rollups_1h"), direct(monitor, BEGIN + 5 * HOUR, 2))
+    assert same(stored(local, "rollups_1h"), direct(local, BEGIN + 5 * HOUR, 2))
 
 
 POINTS = {
