@@ -16,6 +16,7 @@ from itertools import groupby
 import duckdb
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cryptomon_lib.errors import AccountingError, CommitConflict, StorageError
 from cryptomon_lib.lake import Lake
