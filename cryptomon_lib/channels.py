@@ -10,18 +10,16 @@ import hashlib
 import hmac
 import json
 import logging
-import re
-import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
 import requests
 
 from cryptomon_lib import config
+from cryptomon_lib.discretion import discreet, scrubbed
 from cryptomon_lib.errors import ConfigError, NotifyError
 from cryptomon_lib.messages import alert_json
 from cryptomon_lib.notices import Transition
@@ -43,10 +41,6 @@ _NEVER = {
     "NotFound",
     "InvalidBatchEntryId",
 }
-# how long a piece of an address has to be to count as secret when a failure is told
-_SECRET_LENGTH = 4
-# how apprise begins a line that says why
-_REASONS = ("Socket Exception", "Response Details")
 _REASON_LENGTH = 300
 
 
@@ -130,16 +124,6 @@ def signature(secret: str, id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(signed).decode()
 
 
-def scrubbed(text: str, secrets: Sequence[str]) -> str:
-    """The text without the secrets, and without any piece that an address is made of."""
-    pieces = {piece for secret in secrets for piece in (secret, *re.split(r"[/:@?&=#,]+", secret))}
-    pieces |= {unquote(piece) for piece in pieces}
-    for piece in sorted(pieces, key=len, reverse=True):
-        if len(piece) >= _SECRET_LENGTH:
-            text = re.sub(re.escape(piece), "***", text, flags=re.I)
-    return text
-
-
 def _post(receiver: Webhook, message: Message, now: datetime) -> None:
     url = receiver.url or config.secret(receiver.url_env)
     body = json.dumps(message.json, ensure_ascii=False).encode()
@@ -153,7 +137,7 @@ def _post(receiver: Webhook, message: Message, now: datetime) -> None:
     }
     try:
         # a signed message goes where the file says and nowhere else; of the answer only the status counts
-        with _heard:
+        with discreet:
             answer = requests.post(
                 url,
                 data=body,
@@ -180,7 +164,7 @@ def _post(receiver: Webhook, message: Message, now: datetime) -> None:
 def _by_apprise(receiver: Apprise, message: Message) -> None:
     apprise = _apprise()
     address = config.secret(receiver.url_env)
-    with _heard as says:
+    with discreet as says:
         # async_mode: its own threads would outlive the time limit unseen, and log where we do not hear it
         service = apprise.Apprise(asset=apprise.AppriseAsset(app_id="cryptomon", async_mode=False))
         if not service.add(address):
@@ -296,36 +280,3 @@ def _apprise():
     # why something failed it says only where debugging is asked for
     logging.getLogger("apprise").setLevel(logging.DEBUG)
     return apprise
-
-
-class _Heard(logging.Filter):
-    """Keeps from the log what libraries say in this thread while a message is sent; hears apprise's reasons."""
-
-    def __init__(self):
-        super().__init__()
-        self._own = threading.local()
-
-    @property
-    def lines(self) -> list[str] | None:
-        return getattr(self._own, "lines", None)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if self.lines is None:
-            return record.name != "apprise"
-        said = record.getMessage()
-        if record.name == "apprise" and (record.levelno >= logging.WARNING or said.startswith(_REASONS)):
-            self.lines.append(said)
-        return False
-
-    def __enter__(self):
-        self._own.lines = []
-        return self
-
-    def __exit__(self, kind, error, trace):
-        self._own.lines = None
-
-
-_heard = _Heard()
-for _name in ("apprise", "urllib3.connectionpool", "urllib3.util.retry"):
-    # what they say may hold an address that is secret: it is heard here, cleaned, and goes nowhere else
-    logging.getLogger(_name).addFilter(_heard)

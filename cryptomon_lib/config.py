@@ -8,6 +8,7 @@ import difflib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -18,6 +19,7 @@ import yaml
 from cryptomon_lib.errors import ConfigError
 
 PREFIX = "CRYPTOMON_"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # read from the environment, but not a setting: where the project is, which params file, where to talk, what to test by
 RESERVED = {"CRYPTOMON_HOME", "CRYPTOMON_ENVIRONMENT", "CRYPTOMON_LOG", "CRYPTOMON_CAPTURES"}
 
@@ -224,6 +226,19 @@ def secret(name: str) -> str:
     if not value:
         raise ConfigError(f"The environment variable {name} is not set; export it before the run.")
     return value
+
+
+def check_variable(name: Any, where: str) -> None:
+    """Nothing, where a name can be that of an environment variable which holds a secret.
+
+    Raises ConfigError: it cannot; what stands there instead may be the secret itself and is not repeated.
+    """
+    if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+        raise ConfigError(
+            f"{where} has to be the name of an environment variable, never the address or key itself."
+        )
+    if name.startswith(PREFIX):
+        raise ConfigError(f"{where}: {name} begins with {PREFIX}, which settings do; take another name.")
 
 
 def _own_params(environment: str) -> dict:

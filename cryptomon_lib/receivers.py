@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from cryptomon_lib.config import PREFIX, Count, Positive, home, nearest, read_yaml
+from cryptomon_lib.config import Count, Positive, check_variable, home, nearest, read_yaml
 from cryptomon_lib.errors import ConfigError
 
 FILE = "receivers.yaml"
@@ -21,7 +21,6 @@ FILE = "receivers.yaml"
 WATCH = "alerts_not_evaluated"
 SEVERITIES = ("info", "warning", "critical")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _QUIET = re.compile(r"([01]\d|2[0-3]):([0-5]\d)\s*-\s*([01]\d|2[0-3]):([0-5]\d)")
 _ARN = re.compile(r"arn:aws[a-z-]*:sns:([a-z0-9-]+):\d{12}:[A-Za-z0-9_.-]+")
 
@@ -234,22 +233,12 @@ def _check_receiver(keys: Any, where: str) -> None:
     _known(keys, ["kind", *_KINDS[kind].__struct_fields__], where)
     for key in ("url_env", "secret_env"):
         if key in keys:
-            _check_variable(keys[key], f"{where}: {key}")
+            check_variable(keys[key], f"{where}: {key}")
     receiver = _converted(keys, _KINDS[kind], where)
     if isinstance(receiver, Webhook):
         _check_address(receiver, where)
     if isinstance(receiver, Sns) and not _ARN.fullmatch(receiver.topic_arn):
         raise ConfigError(f"{where}: topic_arn has to be arn:aws:sns:REGION:ACCOUNT:TOPIC.")
-
-
-def _check_variable(name: Any, where: str) -> None:
-    # what stands there instead may be the secret itself: it is not repeated
-    if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
-        raise ConfigError(
-            f"{where} has to be the name of an environment variable, never the address or key itself."
-        )
-    if name.startswith(PREFIX):
-        raise ConfigError(f"{where}: {name} begins with {PREFIX}, which settings do; take another name.")
 
 
 def _check_address(receiver: Webhook, where: str) -> None:

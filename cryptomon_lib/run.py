@@ -35,6 +35,7 @@ from cryptomon_lib import errors
 from cryptomon_lib.config import home, nearest
 from cryptomon_lib.errors import (
     AlreadyRunning,
+    CryptomonError,
     NotebookFailed,
     ParameterError,
     RunError,
@@ -43,12 +44,16 @@ from cryptomon_lib.errors import (
 )
 from cryptomon_lib.facts import facts_of
 from cryptomon_lib.monitor import Monitor
+from cryptomon_lib.notify import watch
+from cryptomon_lib.pings import pinged
 from cryptomon_lib.retention import expire_daily
-from cryptomon_lib.schedule import job_named, notebook_path
+from cryptomon_lib.schedule import Job, is_scheduled, job_named, notebook_path
 
 log = logging.getLogger(__name__)
 
 RUNS = "runs"
+# the notebook that evaluates alerts
+ALERTS = "40_alerts"
 # a kernel that is kept is replaced now and then: whatever leaks in it has an end
 _RUNS_PER_KERNEL = 120
 # `%reset` would do, but it collects garbage each time: a tenth of a second a notebook
@@ -89,7 +94,7 @@ def run_job(
     )
     own = kernels or Kernels(keep=False)
     try:
-        with _locks(monitor, {name, *job.notebooks}):
+        with _locks(monitor, {name, *job.notebooks}), pinged(job.ping), _watched(monitor, job):
             records = [
                 _run_notebook(monitor, name, path, values, deadline, own)
                 for path, values in zip(paths, plans, strict=True)
@@ -99,6 +104,27 @@ def run_job(
     finally:
         if kernels is None:
             own.close()
+
+
+@contextmanager
+def _watched(monitor: Monitor, job: Job) -> Iterator[None]:
+    """Every job looks at its end, however it ends, whether alerts are still evaluated; this fails no run."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except BaseException:
+        _watch(monitor)
+        raise
+    _watch(monitor)
+
+
+def _watch(monitor: Monitor) -> None:
+    try:
+        if is_scheduled(ALERTS):
+            watch(monitor)
+    except CryptomonError as error:
+        log.warning("whether alerts are evaluated could not be seen: %s", error)
 
 
 def declared_parameters(path: Path) -> dict[str, Any]:

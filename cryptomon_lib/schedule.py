@@ -8,17 +8,22 @@ from typing import Annotated, Any
 import msgspec
 from croniter import CroniterBadCronError, croniter
 
-from cryptomon_lib.config import home, nearest, read_yaml
+from cryptomon_lib.config import check_variable, home, nearest, read_yaml
 from cryptomon_lib.errors import ConfigError
+from cryptomon_lib.pings import Ping
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One line of the schedule. timeout_s: seconds until the whole run is ended."""
+    """One line of the schedule. timeout_s: seconds until the whole run is ended.
+
+    ping: {start: …, success: …, fail: …}, each the name of an environment variable with an address to ask.
+    """
 
     notebooks: tuple[str, ...]
     cron: str = ""
     params: dict[str, Any] = {}
     timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 1800
+    ping: Ping | None = None
 
 
 def load_schedule() -> Mapping[str, Job]:
@@ -65,6 +70,11 @@ def notebook_path(stem: str) -> Path:
     raise ConfigError(f"No notebook notebooks/{stem}.ipynb, nor under notebooks/mine.")
 
 
+def is_scheduled(notebook: str) -> bool:
+    """Whether any job of the schedule runs a notebook."""
+    return any(notebook in job.notebooks for job in load_schedule().values() if job.cron)
+
+
 def next_due(job: Job, after: datetime) -> datetime:
     """When a job is due next, strictly after a moment (UTC)."""
     return croniter(job.cron, after.astimezone(UTC)).get_next(datetime)
@@ -76,6 +86,7 @@ def _job(name: str, line: Any) -> Job:
         for key in line:
             if key not in Job.__struct_fields__:
                 raise ConfigError(f"{where}: unknown key {key}.{nearest(str(key), Job.__struct_fields__)}")
+        _check_ping(line.get("ping"), where)
     try:
         job = msgspec.convert(line, Job)
         croniter(job.cron)
@@ -86,3 +97,10 @@ def _job(name: str, line: Any) -> Job:
             f"{where}: cron is {line['cron']!r}, which is no cron expression: {error}."
         ) from error
     return job
+
+
+def _check_ping(ping: Any, where: str) -> None:
+    for key, name in ping.items() if isinstance(ping, dict) else ():
+        if key not in Ping.__struct_fields__:
+            raise ConfigError(f"{where}: ping: unknown key {key}.{nearest(str(key), Ping.__struct_fields__)}")
+        check_variable(name, f"{where}: ping: {key}")

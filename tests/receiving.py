@@ -12,7 +12,9 @@ from aiosmtpd.controller import Controller
 
 
 class Hook:
-    """An HTTP server that keeps what is posted. `answers` are used up one a call, then it takes everything.
+    """An HTTP server that keeps what is posted, and which paths are asked for.
+
+    `answers` are used up one a call, then it takes everything.
 
     An answer is a status, or seconds to hang before the connection is let go.
     """
@@ -20,10 +22,22 @@ class Hook:
     def __init__(self):
         self.answers: list[int | float] = []
         self.received: list[tuple[dict[str, str], bytes]] = []
+        self.asked: list[str] = []
         self.calls = 0
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                hook.calls += 1
+                hook.asked.append(self.path)
+                answer = hook.answers.pop(0) if hook.answers else 200
+                if isinstance(answer, float):
+                    time.sleep(answer)
+                    return
+                self.send_response(answer)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
             def do_POST(self):
                 length = int(self.headers["content-length"])
                 body = self.rfile.read(length)

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 import pytest
 from receiving import Hook, Mail, closing
 
-from cryptomon_lib.channels import Message, scrubbed, send, signature
+from cryptomon_lib.channels import Message, send, signature
+from cryptomon_lib.discretion import scrubbed
 from cryptomon_lib.errors import NotifyError
 from cryptomon_lib.notices import Transition
 from cryptomon_lib.receivers import Apprise, File, Log, Sns, Webhook

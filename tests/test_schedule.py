@@ -38,6 +38,16 @@ def test_each_job_of_the_schedule_names_notebooks_that_exist_and_parameters_that
         ("tick: {cron: '* * * *', notebooks: [10_collect]}", "no cron expression"),
         ("tick: {cron: '* * * * *', notebook: [10_collect]}", "Did you mean notebooks"),
         ("tick: {cron: '* * * * *', notebooks: [10_collect], timeout_s: 0}", "timeout_s"),
+        (
+            "tick: {notebooks: [10_collect], ping: {begin: TICK_URL}}",
+            "ping: unknown key begin. Known: fail, start",
+        ),
+        (
+            "tick: {notebooks: [10_collect], ping: {fail: 'https://example.org/x'}}",
+            "never the address or key itself",
+        ),
+        ("tick: {notebooks: [10_collect], ping: {fail: CRYPTOMON_URL}}", "take another name"),
+        ("tick: {notebooks: [10_collect], ping: TICK_URL}", "ping"),
         ("tick: [1, 2]", "tick"),
         ("[1, 2]", "has to be job"),
         (
