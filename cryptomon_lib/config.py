@@ -84,6 +84,13 @@ class Notify(Section):
     silent_m: Positive
 
 
+class DuckDB(Section):
+    """How much DuckDB may take in one process."""
+
+    memory_mb: Count
+    threads: Count | None
+
+
 class Athena(Section):
     """Where Athena runs."""
 
@@ -129,6 +136,7 @@ class Settings(Section):
     limits: Limits
     retention: Retention
     notify: Notify
+    duckdb: DuckDB
     athena: Athena
     dashboard: Dashboard
     api: Api

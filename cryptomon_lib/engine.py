@@ -81,7 +81,7 @@ class Engine:
 
 
 def _check(text: str, values: dict[str, Any]) -> None:
-    tree, known = sql.parse(text), sql.views()
+    tree, known = sql.parsed(text), sql.views()
     offered = {*known, *TABLES, *(f"stored_{name}" for name in TABLES)}
     unknown = sql.reads(tree) - offered
     if unknown:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -26,6 +26,7 @@ _SPAN = re.compile(r"(\d+)\s*(min|h|d)")
 _UNITS = {"min": "minutes", "h": "hours", "d": "days"}
 # stands for "now" in the spelled text until a query knows the moment
 _NOW = "$$now$$"
+_PLACE = re.compile(r'"\$\$place (\d+)\$\$"')
 # the one clock, as Trino text
 _CLOCK = re.compile(
     r"(?i)cast\s*\(\s*current_timestamp\s+at\s+time\s+zone\s+'UTC'\s+as\s+timestamp\s*\(\s*3\s*\)\s*\)"
@@ -51,6 +52,11 @@ class View:
     reach: timedelta
     text: str
     reads: frozenset[str]
+
+    @cached_property
+    def tree(self) -> exp.Expression:
+        """Its text, parsed once; not to be changed."""
+        return parsed(self.text)
 
 
 @cache
@@ -112,7 +118,17 @@ def parse(text: str) -> exp.Expression:
         raise QueryError(f"Not Trino SQL: {_first_line(error)}") from error
     if len(trees) != 1 or not isinstance(trees[0], exp.Query):
         raise QueryError("One query at a time, and nothing but a query: select … or with …")
+    for call in list(trees[0].find_all(exp.Anonymous)):
+        # one spelling of two; sqlglot writes it and does not read it
+        if call.name.lower() == "at_timezone" and len(call.expressions) == 2:
+            call.replace(exp.AtTimeZone(this=call.expressions[0], zone=call.expressions[1]))
     return trees[0]
+
+
+@lru_cache(2000)
+def parsed(text: str) -> exp.Expression:
+    """As `parse`, once for each text: the tree is shared and not to be changed."""
+    return parse(text)
 
 
 def reads(tree: exp.Expression) -> frozenset[str]:
@@ -168,7 +184,7 @@ def inlined(text: str, known: Mapping[str, View], now: datetime) -> str:
     Tables stay names. The text is kept as it was written but for the clock and the views' names, which get
     `as_of_` before them, so that they meet no step of the query's own.
     """
-    views, _ = needed(reads(parse(text)), known)
+    views, _ = needed(reads(parsed(text)), known)
     steps = [f"as_of_{name} as (\n{_renamed(known[name].text, known)}\n)" for name in views]
     body = _renamed(text, known)
     if steps:
@@ -197,7 +213,7 @@ def trino_at(text: str, now: datetime) -> str:
 
 def _renamed(text: str, known: Mapping[str, View]) -> str:
     spans = []
-    for table in sources(parse(text)):
+    for table in sources(parsed(text)):
         name = source_name(table)
         if name in known:
             place = table.this.meta
@@ -212,10 +228,26 @@ def _spliced(text: str, spans: list[tuple[int, int, str]]) -> str:
     return text
 
 
-@cache
 def for_duckdb(text: str) -> str:
     """A query in DuckDB's spelling; `now` in it is a placeholder that `at_moment` fills."""
-    return parse(text).transform(_rewrite).sql(dialect="duckdb")
+    return _spelled(parsed(text))
+
+
+def pieces_for_duckdb(tree: exp.Expression) -> tuple[str, ...]:
+    """A query in DuckDB's spelling, cut where it reads: between two pieces comes what stands for a table or view.
+
+    The odd pieces are numbers of `sources`, as text; each place keeps the name that the query calls it by.
+    """
+    tree = tree.copy()
+    for number, table in enumerate(list(sources(tree))):
+        if not table.alias:
+            table.set("alias", exp.TableAlias(this=exp.to_identifier(table.name, quoted=True)))
+        table.set("this", exp.to_identifier(f"$$place {number}$$", quoted=True))
+    return tuple(_PLACE.split(_spelled(tree)))
+
+
+def _spelled(tree: exp.Expression) -> str:
+    return tree.transform(_rewrite).sql(dialect="duckdb", comments=False)
 
 
 def at_moment(spelled: str, now: datetime) -> str:

@@ -14,12 +14,16 @@ import fsspec
 import pyarrow as pa
 import pytest
 
+from cryptomon_lib.lake import Batch
 from cryptomon_lib.monitor import open_monitor
 from cryptomon_lib.tables import TABLES, day_of, schema
 
 PROJECT = Path(__file__).resolve().parent.parent
 # tests retry and pace as the real thing does, only sooner
 QUICK = {"pause_s": 0, "backoff_s": 0.01, "backoff_max_s": 0.05, "read_timeout_s": 10}
+
+# where the fixture three_days ends
+THREE_DAYS = datetime(2026, 7, 27, 12, 0, 30, tzinfo=UTC)
 
 _buckets = count(1)
 
@@ -192,3 +196,57 @@ def minutes():
         return [start + timedelta(seconds=step_s * index) for index in range(count)]
 
     return made
+
+
+@pytest.fixture(scope="session")
+def three_days(table_of, tmp_path_factory):
+    """Three days until THREE_DAYS in many files: markets with candles, with a counter, with now one, now the other."""
+    monitor = open_monitor("local", flags={"root": str(tmp_path_factory.mktemp("days"))})
+    start = THREE_DAYS - timedelta(days=3)
+    moments, at = [], start
+    while at <= THREE_DAYS + timedelta(minutes=2):
+        moments.append(at)
+        at += timedelta(minutes=1) if THREE_DAYS - at < timedelta(hours=3) else timedelta(minutes=15)
+    groups = {}
+    for at in moments:
+        near = THREE_DAYS - at < timedelta(hours=3)
+        groups.setdefault((at - start) // (timedelta(minutes=5) if near else timedelta(hours=5)), []).append(
+            at
+        )
+    for number, group in groups.items():
+        monitor.lake.append("ticks", [Batch(f"{number}", table_of("ticks", _ticks(group)))])
+        bars = table_of("candles", _candles(group))
+        monitor.lake.append("candles", [Batch(f"{number}", bars)])
+    return monitor
+
+
+def _ticks(moments):
+    for at in moments:
+        number = at.hour * 60 + at.minute
+        for index, symbol in enumerate(("BTC-USD", "ETH-USD", "SOL-USD"), 1):
+            yield {
+                "market_id": f"kraken:kraken:{symbol}",
+                "collected_at": at,
+                "price": 100.0 * index + number % (17 + index),
+                "bid": 99.0 - index,
+                "ask": 101.0,
+                "volume_24h": 1000.0 + number * index,
+                "quote_volume_24h": 500.0 + index * number,
+                "volume_today": float(number * index),
+            }
+
+
+def _candles(moments):
+    for at in moments:
+        opened = at.replace(second=0) - timedelta(minutes=1)
+        # SOL's candles stopped coming 100 minutes ago; its counter did not
+        for symbol in ("BTC-USD", "SOL-USD") if THREE_DAYS - at > timedelta(minutes=100) else ("BTC-USD",):
+            yield {
+                "market_id": f"kraken:kraken:{symbol}",
+                "interval_s": 60,
+                "opened_at": opened,
+                "close": 1.0,
+                "volume": 3.0 + opened.minute,
+                "collected_at": at,
+                "origin": "live",
+            }

@@ -1,5 +1,6 @@
 """SQL over the tables' files: as of a moment, values bound, nothing locked, on a folder and on S3."""
 
+import shutil
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -180,15 +181,23 @@ def test_a_name_with_a_quote_in_the_root_is_no_trouble(tmp_path, open_at, ticks)
 # ---- files
 
 
-def test_only_files_that_can_hold_rows_of_the_lookback_are_read(local, ticks):
+def test_only_files_that_can_hold_rows_that_are_needed_are_read(local, ticks):
     for number in range(6):
         local.lake.append("ticks", [Batch(f"{number}", ticks(NOON - number * timedelta(hours=10)))])
     backend = duckdb.Backend(local)
-    assert len(backend.files("ticks", None, NOON)) == 6
-    assert len(backend.files("ticks", timedelta(hours=26), NOON)) == 3
-    assert len(backend.files("ticks", timedelta(minutes=75), NOON)) == 1
-    assert len(backend.files("ticks", timedelta(minutes=75), NOON + timedelta(days=9))) == 0
-    assert backend.files("candles", None, NOON) == []
+
+    def count(text, now=NOON, **values):
+        return [len(files) for _, files in backend.reads(text, values, now)]
+
+    assert count("select * from ticks") == [6]
+    assert count("select * from latest") == [3]
+    assert count("select * from ticks where collected_at > :since", since=NOON - timedelta(hours=11)) == [2]
+    assert count("select * from ticks where collected_at > :since", now=NOON, since="?") == [6]
+    assert count("select * from ticks where source = 'binance' or day = '2026-07-27'") == [6]
+    assert count("select * from ticks where source = 'binance'") == [0]
+    assert count("select * from ticks where day = '2026-07-27'") == [2]
+    assert count("select * from latest", now=NOON + timedelta(days=9)) == [0]
+    assert count("select * from candles") == [0]
 
 
 def test_readers_beside_a_writer_and_a_compaction_see_whole_commits_and_every_row_once(local, ticks):
@@ -214,6 +223,59 @@ def test_readers_beside_a_writer_and_a_compaction_see_whole_commits_and_every_ro
     done.set()
     reader.join()
     assert wrong == [] and len(seen) > 2 and seen == sorted(seen)
+
+
+def test_files_that_vanish_between_the_look_and_the_reading_are_looked_for_again(monitor, ticks, monkeypatch):
+    for number in range(3):
+        monitor.lake.append("ticks", [Batch(f"{number}", ticks(NOON + number * MINUTE))])
+    engine, plain, turns = Engine(monitor, NOON + timedelta(hours=1)), duckdb.Backend._statement, []
+
+    def compacted_meanwhile(*given):
+        text = plain(*given)
+        if not turns:
+            monitor.lake.compact("ticks")
+            monitor.lake.vacuum("ticks", timedelta(0))
+        turns.append(text)
+        return text
+
+    monkeypatch.setattr(duckdb.Backend, "_statement", compacted_meanwhile)
+    assert engine.query("select count(*) as n from ticks")["n"].to_pylist() == [6]
+    assert len(turns) == 2
+
+
+def test_a_table_that_was_removed_and_made_anew_is_seen_as_it_is(local, ticks):
+    engine, text = Engine(local, NOON + timedelta(hours=1)), "select price from ticks"
+    assert engine.query(text).num_rows == 0
+    for price in (1.0, 2.0):
+        local.lake.append("ticks", [Batch("a", ticks(price=price, markets=["BTC-USD"]))])
+        assert engine.query(text)["price"].to_pylist() == [price]
+        shutil.rmtree(Path(local.lake.uri("ticks")))
+        assert engine.query(text).num_rows == 0
+
+
+def test_what_comes_is_followed_over_checkpoints_and_replaced_rows(local, ticks):
+    engine, text = (
+        Engine(local, NOON + timedelta(days=1)),
+        "select count(*) as n, max(price) as top from ticks",
+    )
+    for number in range(4):
+        local.lake.append("ticks", [Batch(f"{number}", ticks(NOON + number * MINUTE))])
+        assert engine.query(text).to_pylist() == [{"n": 2 * number + 2, "top": 100}]
+    table = local.lake.open("ticks")
+    table.create_checkpoint()
+    table.cleanup_metadata()
+    assert engine.query(text).to_pylist() == [{"n": 8, "top": 100}]
+    local.lake.replace("ticks", ticks(price=7.0))
+    assert engine.query(text).to_pylist() == [{"n": 2, "top": 7}]
+
+
+def test_an_engine_that_was_closed_opens_anew(local, ticks):
+    local.lake.append("ticks", [Batch("a", ticks())])
+    engine = Engine(local, NOON)
+    assert engine.query("select * from ticks").num_rows == 2
+    engine.close()
+    engine.close()
+    assert engine.query("select * from ticks").num_rows == 2
 
 
 def test_a_file_that_is_gone_is_an_error_and_not_fewer_rows(local, ticks):

@@ -37,6 +37,7 @@ FLOORS = {
     "sql": 3,
     "replay": 3,
     "simulated_faults": 3,
+    "bounds": 4,
     "simulator": 4,
     "exchanges": 4,
     "monitor": 4,

@@ -7,9 +7,7 @@ import sqlglot
 
 from cryptomon_lib import sql
 from cryptomon_lib.engine import Engine
-from cryptomon_lib.engines.duckdb import Backend
 from cryptomon_lib.errors import MetricError, QueryError
-from cryptomon_lib.lake import Batch
 from cryptomon_lib.monitor import open_monitor
 from cryptomon_lib.tables import CONTRACTS, TABLES
 
@@ -244,76 +242,3 @@ def test_a_construct_means_in_duckdb_what_it_means_in_trino(trino, value, ask):
 def test_what_is_no_query_is_refused(text):
     with pytest.raises(QueryError):
         sql.parse(text)
-
-
-# ---- pruning
-
-
-@pytest.fixture(scope="module")
-def three_days(table_of, tmp_path_factory):
-    """Three days of ticks and candles in many files: with candles, with a counter, and with now one, now the other."""
-    monitor = open_monitor("local", flags={"root": str(tmp_path_factory.mktemp("days"))})
-    start = NOW - timedelta(days=3)
-    moments, at = [], start
-    while at <= NOW + 2 * MINUTE:
-        moments.append(at)
-        at += MINUTE if NOW - at < timedelta(hours=3) else 15 * MINUTE
-    groups = {}
-    for at in moments:
-        near = NOW - at < timedelta(hours=3)
-        groups.setdefault((at - start) // (5 * MINUTE if near else timedelta(hours=5)), []).append(at)
-    for number, group in groups.items():
-        monitor.lake.append("ticks", [Batch(f"{number}", table_of("ticks", _ticks(group)))])
-        bars = table_of("candles", _candles(group))
-        monitor.lake.append("candles", [Batch(f"{number}", bars)])
-    return monitor
-
-
-def _ticks(moments):
-    for at in moments:
-        number = at.hour * 60 + at.minute
-        for index, symbol in enumerate(("BTC-USD", "ETH-USD", "SOL-USD"), 1):
-            yield {
-                "market_id": f"kraken:kraken:{symbol}",
-                "collected_at": at,
-                "price": 100.0 * index + number % (17 + index),
-                "bid": 99.0 - index,
-                "ask": 101.0,
-                "volume_24h": 1000.0 + number * index,
-                "quote_volume_24h": 500.0 + index * number,
-                "volume_today": float(number * index),
-            }
-
-
-def _candles(moments):
-    for at in moments:
-        opened = at.replace(second=0) - MINUTE
-        # SOL's candles stopped coming 100 minutes ago; its counter did not
-        for symbol in ("BTC-USD", "SOL-USD") if NOW - at > 100 * MINUTE else ("BTC-USD",):
-            yield {
-                "market_id": f"kraken:kraken:{symbol}",
-                "interval_s": 60,
-                "opened_at": opened,
-                "close": 1.0,
-                "volume": 3.0 + opened.minute,
-                "collected_at": at,
-                "origin": "live",
-            }
-
-
-@pytest.mark.parametrize("name", [name for name, view in sql.views().items() if view.lookback])
-def test_a_view_gives_the_same_rows_whether_older_files_are_read_or_not(name, three_days, monkeypatch):
-    view, read = sql.views()[name], {}
-    text = f"select * from {name} order by {', '.join(view.grain)}"
-    plain = Backend.files
-
-    def all_files(self, table, lookback, now):
-        read[table] = (len(plain(self, table, lookback, now)), len(plain(self, table, None, now)))
-        return plain(self, table, None, now)
-
-    pruned = Engine(three_days, NOW).query(text).to_pylist()
-    monkeypatch.setattr(Backend, "files", all_files)
-    whole = Engine(three_days, NOW).query(text)
-    assert whole.num_rows > 0 and pruned == alike(whole)
-    # what reaches back further than these three days reads all of them
-    assert view.lookback > timedelta(days=3) or all(few < many for few, many in read.values() if many)

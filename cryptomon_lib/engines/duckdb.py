@@ -1,25 +1,55 @@
 """DuckDB on the files that the log names: nothing listed, nothing locked.
 
-Owns how a table becomes a relation: times are naive UTC, partition columns are text, and of a table only
-those files are read that can hold rows within the query's lookback.
+Owns how a query over views becomes one statement over files. Each place that reads a table reads exactly the
+files that can hold rows which the query needs there (`bounds` finds what it needs, `files` which those are).
+Times are naive UTC, partition columns are text.
+
+One database in memory serves all engines of a process on one root: what it has learnt of files stays.
 """
 
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+import os
+import re
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from cryptomon_lib import sql
+from cryptomon_lib import bounds, sql
 from cryptomon_lib.engines import Answer, plain_types
+from cryptomon_lib.engines.files import Files, Snapshot
 from cryptomon_lib.errors import QueryError
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.tables import TABLES
 
-# what DuckDB calls the types of the data dictionary, for a table that has no file yet
-_EMPTY = {"text": "varchar", "number": "double", "count": "bigint", "time": "timestamp", "texts": "varchar[]"}
+# what DuckDB calls the types of the data dictionary
+_TYPES = {"text": "varchar", "number": "double", "count": "bigint", "time": "timestamp", "texts": "varchar[]"}
+# a file may be vacuumed between the look at the log and the reading; looked at again so often
+_TRIES = 5
+_PLANS = 500
+_WITH = re.compile(r"(?i)with\s+(recursive\s+)?")
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A query's plan, with the statements that its conditions' constants come from."""
+
+    plan: bounds.Plan
+    pieces: tuple[str, ...]
+    constants: tuple[str, ...]
+    queries: Mapping[str, "_Prepared"]
+
+    @cached_property
+    def tables(self) -> frozenset[str]:
+        """All tables that the query and its constants read."""
+        return self.plan.tables.union(*(one.tables for one in self.queries.values()))
 
 
 class Backend:
@@ -27,68 +57,237 @@ class Backend:
 
     def __init__(self, monitor: Monitor):
         self.monitor = monitor
+        self._known: Mapping[str, sql.View] | None = None
+        self._prepared: dict[str, _Prepared] = {}
 
     def run(self, text: str, values: dict[str, Any], now: datetime | None) -> Answer:
         """The rows of one checked Trino query.
 
         Raises QueryError: DuckDB refuses it.
         """
+        prepared, shared = self._prepare(text), _shared(self.monitor)
         now = now or datetime.now(UTC)
-        known = sql.views()
-        views, tables = sql.needed(sql.reads(sql.parse(text)), known)
-        with self._connect() as connection:
+        for _ in range(_TRIES):
+            seen = {name: shared.files.newest(name) for name in prepared.tables}
             try:
-                for name, lookback in tables.items():
-                    connection.execute(self._base_view(name, lookback, now, known))
-                for name in views:
-                    spelled = sql.at_moment(sql.for_duckdb(known[name].text), now)
-                    connection.execute(f'create temp view "{name}" as {spelled}')
-                spelled = sql.at_moment(sql.for_duckdb(text), now)
-                rows = connection.sql(spelled, params=values or None).to_arrow_table()
-            except (duckdb.Error, ValueError) as error:
-                raise QueryError(f"DuckDB refuses the query: {str(error).strip()}") from error
-        return Answer(plain_types(rows))
+                with shared.cursor() as cursor:
+                    statement = self._statement(cursor, prepared, values, now, seen)
+                    rows = cursor.sql(statement, params=_asked(text, values)).to_arrow_table()
+                return Answer(plain_types(rows))
+            except (duckdb.Error, OSError, ValueError) as error:
+                refused = QueryError(f"DuckDB refuses the query: {str(error).strip()}")
+                refused.__cause__ = error
+                # what was read may be gone because another version took its place; else nothing helps
+                if not isinstance(error, duckdb.IOException | duckdb.HTTPException | OSError) or all(
+                    shared.files.newest(name) is one for name, one in seen.items()
+                ):
+                    raise refused from error
+        raise refused
 
     def close(self) -> None:
-        """Nothing is held between queries."""
+        """Give back the database that this process keeps for the root."""
+        _close(self.monitor)
 
-    def files(self, name: str, lookback: timedelta | None, now: datetime) -> list[str]:
-        """Paths of a table's files that can hold rows since `lookback` before now."""
-        table = self.monitor.lake.open(name)
-        if table is None:
-            return []
-        actions = pa.table(table.get_add_actions(flatten=True))
-        when = f"max.{TABLES[name].day_of}"
-        if lookback is not None and when in actions.column_names:
-            since = pa.scalar(now - lookback, pa.timestamp("us", tz="UTC"))
-            # statistics may be absent, then the file has to be read
-            actions = actions.filter(pc.fill_null(pc.greater_equal(actions[when], since), True))
-        return [f"{self.monitor.lake.uri(name)}/{path}" for path in actions["path"].to_pylist()]
+    def reads(
+        self, text: str, values: Mapping[str, Any] | None = None, now: datetime | None = None
+    ) -> list[tuple[str, list[str]]]:
+        """For each place where a query reads a table: the table, and the files that are read there."""
+        prepared, shared, values = self._prepare(text), _shared(self.monitor), dict(values or {})
+        seen = {name: shared.files.newest(name) for name in prepared.tables}
+        with shared.cursor() as cursor:
+            known = self._constants(cursor, prepared, values, now or datetime.now(UTC), seen)
+        return [
+            (node.table, list(seen[node.table].paths[seen[node.table].needed(node.demand, known)]))
+            for node in prepared.plan.nodes
+            if isinstance(node, bounds.Read)
+        ]
 
-    def _connect(self) -> duckdb.DuckDBPyConnection:
-        connection = duckdb.connect(":memory:")
-        connection.execute("set TimeZone = 'UTC'")
-        if self.monitor.storage.is_s3:
-            connection.register_filesystem(self.monitor.storage.fs)
-        return connection
+    # ---- from a text to a statement
 
-    def _base_view(self, name: str, lookback: timedelta | None, now: datetime, known: Mapping) -> str:
-        described, called = TABLES[name], sql.base_name(name, known)
-        paths = self.files(name, lookback, now)
-        columns = ", ".join(_column(column.name, column.type, bool(paths)) for column in described.columns)
-        if not paths:
-            return f'create temp view "{called}" as select {columns} where false'
-        listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-        return (
-            f'create temp view "{called}" as select {columns} from read_parquet([{listed}], '
-            "hive_partitioning = true, hive_types_autocast = false, union_by_name = false)"
+    def _prepare(self, text: str) -> _Prepared:
+        known = sql.views()
+        if self._known is not known or len(self._prepared) > _PLANS:
+            self._known, self._prepared = known, {}
+        if text not in self._prepared:
+            self._prepared[text] = _prepare(text, known)
+        return self._prepared[text]
+
+    def _statement(
+        self, cursor, prepared: _Prepared, values: Mapping, now: datetime, seen: Mapping[str, Snapshot]
+    ) -> str:
+        """The query as one statement of DuckDB over the files of the snapshots seen."""
+        known = self._constants(cursor, prepared, values, now, seen)
+        nodes = prepared.plan.nodes
+        used = Counter(
+            number for node in nodes if isinstance(node, bounds.Step) for number in set(node.reads)
         )
+        texts: dict[int, str] = {}
+        shared: list[str] = []
+        for number, node in enumerate(nodes):
+            if isinstance(node, bounds.Read):
+                texts[number] = f"({_read(seen[node.table], node.demand, known)})"
+                continue
+            pieces = prepared.pieces if node.view is None else _pieces(self._known[node.view])
+            body = _filled(pieces, [texts[read] for read in node.reads])
+            if used[number] > 1:
+                shared.append(f'"step {number}" as ({body})')
+                texts[number] = f'"step {number}"'
+            else:
+                texts[number] = f"({body})" if node.view else body
+        return sql.at_moment(_with(shared, texts[len(nodes) - 1]), now)
+
+    def _constants(
+        self, cursor, prepared: _Prepared, values: Mapping, now: datetime, seen: Mapping[str, Snapshot]
+    ) -> dict[str, Any]:
+        """What the constants are that the conditions compare with; those that cannot be told are left out."""
+        known: dict[str, Any] = {}
+        if prepared.constants:
+            known.update(_evaluated(cursor, prepared.constants, values, now))
+        for text, query in prepared.queries.items():
+            statement = self._statement(cursor, query, values, now, seen)
+            found = cursor.execute(statement, _asked(text, values)).fetchall()
+            known[text] = found[0][0] if len(found) == 1 else None
+        return known
 
 
-def _column(name: str, kind: str, stored: bool) -> str:
-    if not stored:
-        return f'cast(null as {_EMPTY[kind]}) as "{name}"'
+def _prepare(text: str, known: Mapping[str, sql.View]) -> _Prepared:
+    tree = sql.parsed(text)
+    plan = bounds.plan(tree, known)
+    asking = {one: f"select {one} as it" for one in plan.constants if "select" in one.lower()}
+    return _Prepared(
+        plan,
+        sql.pieces_for_duckdb(tree),
+        tuple(sorted(plan.constants - asking.keys())),
+        {one: _prepare(query, known) for one, query in asking.items()},
+    )
+
+
+@lru_cache(_PLANS)
+def _names(text: str) -> frozenset[str]:
+    return sql.placeholders(sql.parsed(text))
+
+
+def _asked(text: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Those of the values that a text asks for; DuckDB refuses others."""
+    return {name: values[name] for name in _names(text)} or None
+
+
+_constant = lru_cache(_PLANS)(sql.for_duckdb)
+
+
+def _pieces(view: sql.View) -> tuple[str, ...]:
+    if view.name not in _PIECES or _PIECES[view.name][0] is not view:
+        _PIECES[view.name] = view, sql.pieces_for_duckdb(view.tree)
+    return _PIECES[view.name][1]
+
+
+_PIECES: dict[str, tuple[sql.View, tuple[str, ...]]] = {}
+
+
+def _filled(pieces: tuple[str, ...], places: list[str]) -> str:
+    return "".join(piece if number % 2 == 0 else places[int(piece)] for number, piece in enumerate(pieces))
+
+
+def _with(shared: list[str], body: str) -> str:
+    """A statement with steps before its own."""
+    if not shared:
+        return body
+    own = _WITH.match(body)
+    if not own:
+        return f"with {', '.join(shared)} {body}"
+    return f"{own[0]}{', '.join(shared)}, {body[own.end() :]}"
+
+
+def _evaluated(cursor, constants: tuple[str, ...], values: Mapping, now: datetime) -> dict[str, Any]:
+    columns = ", ".join(f"{one} as c{number}" for number, one in enumerate(constants))
+    text = f"select {columns}"
+    try:
+        found = cursor.execute(sql.at_moment(_constant(text), now), _asked(text, values)).fetchall()
+    except duckdb.Error:
+        # the query itself will say what is wrong with it; the other constants may still be told
+        if len(constants) == 1:
+            return {}
+        return {k: v for one in constants for k, v in _evaluated(cursor, (one,), values, now).items()}
+    return dict(zip(constants, found[0], strict=True))
+
+
+def _read(seen: Snapshot, demand: bounds.Demand, known: Mapping[str, Any]) -> str:
+    """A table's rows out of the files that can hold needed ones."""
+    columns = TABLES[seen.name].columns
+    paths = seen.paths[seen.needed(demand, known)]
+    if not len(paths):
+        nulls = ", ".join(f'cast(null as {_TYPES[one.type]}) as "{one.name}"' for one in columns)
+        return f"select {nulls} where false"
+    listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+    return (
+        f"select {', '.join(_column(one.name, one.type) for one in columns)} from read_parquet([{listed}], "
+        f"hive_partitioning = true, hive_types_autocast = false, union_by_name = false){_within(seen, demand, known)}"
+    )
+
+
+def _within(seen: Snapshot, demand: bounds.Demand, known: Mapping[str, Any]) -> str:
+    """The span of time as a filter on what is stored, which a scan skips by; a filter on the converted is too late."""
+    when, (since, until) = TABLES[seen.name].day_of, seen.span(demand, known)
+    ends = [f"\"{when}\" {how} timestamptz '{end} UTC'" for how, end in ((">=", since), ("<=", until)) if end]
+    return f" where {' and '.join(ends)}" if ends else ""
+
+
+def _column(name: str, kind: str) -> str:
     if kind == "time":
         # a cast asks a calendar row by row, five times as slow; these are microseconds of UTC on both sides
         return f'make_timestamp(epoch_us("{name}")) as "{name}"'
     return f'"{name}"'
+
+
+# ---- what a process keeps
+
+
+class _Shared:
+    """A database and the tables' logs, for all engines of this process on one root."""
+
+    def __init__(self, monitor: Monitor):
+        limits = monitor.settings.duckdb
+        folder = Path(tempfile.gettempdir()) / f"cryptomon-duckdb-{os.getpid()}"
+        config = {
+            "memory_limit": f"{limits.memory_mb}MiB",
+            # what does not fit goes to a folder for temporary files, not beside whoever calls
+            "temp_directory": str(folder),
+        }
+        if limits.threads:
+            config["threads"] = limits.threads
+        self.database = duckdb.connect(":memory:", config=config)
+        self.database.execute("set global TimeZone = 'UTC'; set global parquet_metadata_cache = true")
+        if monitor.storage.is_s3:
+            self.database.register_filesystem(monitor.storage.fs)
+        self.files = Files(monitor.lake)
+
+    @contextmanager
+    def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection of its own to the database, for one query."""
+        cursor = self.database.cursor()
+        try:
+            yield cursor
+        finally:
+            cursor.close()
+
+
+_kept: dict[tuple, _Shared] = {}
+_keeping = threading.Lock()
+
+
+def _key(monitor: Monitor) -> tuple:
+    return monitor.storage.root, monitor.storage.endpoint_url, monitor.settings.duckdb
+
+
+def _shared(monitor: Monitor) -> _Shared:
+    with _keeping:
+        if _key(monitor) not in _kept:
+            _kept[_key(monitor)] = _Shared(monitor)
+        return _kept[_key(monitor)]
+
+
+def _close(monitor: Monitor) -> None:
+    with _keeping:
+        shared = _kept.pop(_key(monitor), None)
+    if shared:
+        shared.database.close()

@@ -1,0 +1,219 @@
+"""Which files of a table a read needs: the table's log as it is now, and what it says of each file.
+
+A log is read once and then followed: before each query it is looked whether a commit came after the one that is
+known, and whether that one is still the same file; only then is anything read. What is handed out is never
+changed, so a query that looked goes on with what it saw.
+"""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from cryptomon_lib.bounds import Atom, Demand
+from cryptomon_lib.lake import Lake
+from cryptomon_lib.tables import TABLES
+
+log = logging.getLogger(__name__)
+
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - times are naive UTC here
+# statistics may be cut: times to milliseconds, texts to so many letters
+_GRAIN_US = 1000
+_LETTERS = 32
+
+
+class Snapshot:
+    """One version of a table: its files, and of each what the log says of the values in it."""
+
+    def __init__(self, name: str, uri: str, actions: pa.Table | None):
+        self.name = name
+        self._types = {column.name: column.type for column in TABLES[name].columns}
+        self._actions = pa.table({}) if actions is None else actions
+        self._columns: dict[str, np.ndarray] = {}
+        found = [] if actions is None else actions["path"].to_pylist()
+        self.paths = np.array([f"{uri}/{path}" for path in found], dtype=object)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Bytes of each file."""
+        return self._actions["size_bytes"].to_numpy() if len(self.paths) else np.zeros(0, np.int64)
+
+    def needed(self, demand: Demand, values: Mapping[str, Any]) -> np.ndarray:
+        """Of each file whether it can hold a row that meets one of the demand's alternatives.
+
+        values: of the constants that are known; a condition with another is taken to hold.
+        """
+        keep = np.zeros(len(self.paths), dtype=bool)
+        for part in demand:
+            may = np.ones(len(self.paths), dtype=bool)
+            for atom in part:
+                may &= self._may(atom, values)
+            keep |= may
+        return keep
+
+    def span(self, demand: Demand, values: Mapping[str, Any]) -> tuple[datetime | None, datetime | None]:
+        """The times (naive UTC) between which all rows lie that the demand asks for; None where it is open."""
+        when = TABLES[self.name].day_of
+        since, until = [], []
+        for part in demand:
+            if not all(_literally(atom, values) for atom in part if atom.literal):
+                continue
+            bounds = {"ge": [], "le": []}
+            for atom in part:
+                if atom.of == when and not atom.literal:
+                    times = [_time(values.get(constant), atom.back) for constant in atom.constants]
+                    if None not in times:
+                        bounds["ge"] += [min(times)] if atom.how in ("ge", "in") else []
+                        bounds["le"] += [max(times)] if atom.how in ("le", "in") else []
+            since.append(max(bounds["ge"], default=None))
+            until.append(min(bounds["le"], default=None))
+        return (
+            min(since) if since and None not in since else None,
+            max(until) if until and None not in until else None,
+        )
+
+    def _may(self, atom: Atom, values: Mapping[str, Any]) -> np.ndarray | bool:
+        if atom.literal:
+            return _literally(atom, values)
+        wanted = [values.get(constant) for constant in atom.constants]
+        if self._types.get(atom.of) == "time":
+            return self._time_may(atom, [_time(value, atom.back) for value in wanted])
+        if self._types.get(atom.of) == "text" and all(isinstance(value, str) for value in wanted):
+            return self._text_may(atom, wanted)
+        return True
+
+    def _time_may(self, atom: Atom, wanted: Sequence[datetime | None]) -> np.ndarray | bool:
+        if None in wanted:
+            return True
+        low, high = self._times(f"min.{atom.of}"), self._times(f"max.{atom.of}")
+        if low is None or high is None:
+            return True
+        moments = [(moment - _EPOCH) // timedelta(microseconds=1) for moment in wanted]
+        if atom.how == "ge":
+            return high >= moments[0] - _GRAIN_US
+        if atom.how == "le":
+            return low <= moments[0] + _GRAIN_US
+        return _any((low <= moment + _GRAIN_US) & (high >= moment - _GRAIN_US) for moment in moments)
+
+    def _text_may(self, atom: Atom, wanted: Sequence[str]) -> np.ndarray | bool:
+        low, high = self._texts(f"min.{atom.of}", ""), self._texts(f"max.{atom.of}", chr(0x10FFFF))
+        if low is None or high is None:
+            return True
+        cut = [value[:_LETTERS] for value in wanted]
+        if atom.how == "ge":
+            return high >= cut[0]
+        if atom.how == "le":
+            return low <= cut[0]
+        return _any((low <= value) & (high >= value) for value in cut)
+
+    def _times(self, column: str) -> np.ndarray | None:
+        """Microseconds; where the log says nothing, what no comparison excludes."""
+        if column not in self._columns:
+            if column not in self._actions.column_names:
+                return None
+            stored = self._actions[column].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
+            unknown = np.iinfo(np.int64).min if column.startswith("min.") else np.iinfo(np.int64).max
+            self._columns[column] = stored.fill_null(int(unknown)).to_numpy()
+        return self._columns[column]
+
+    def _texts(self, column: str, unknown: str) -> np.ndarray | None:
+        if column not in self._columns:
+            partition = f"partition.{column[4:]}"
+            stored = partition if partition in self._actions.column_names else column
+            if stored not in self._actions.column_names:
+                return None
+            found = [unknown if one is None else one[:_LETTERS] for one in self._actions[stored].to_pylist()]
+            self._columns[column] = np.array(found, dtype=object)
+        return self._columns[column]
+
+
+def _literally(atom: Atom, values: Mapping[str, Any]) -> bool:
+    wanted = [values.get(constant) for constant in atom.constants]
+    return atom.of in wanted or not all(isinstance(value, str) for value in wanted)
+
+
+def _time(value: Any, back: timedelta) -> datetime | None:
+    if isinstance(value, datetime):
+        value = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
+    elif isinstance(value, date):
+        value = datetime(value.year, value.month, value.day)  # noqa: DTZ001
+    else:
+        return None
+    try:
+        return value - back
+    except OverflowError:
+        return None
+
+
+def _any(masks) -> np.ndarray:
+    return np.logical_or.reduce(list(masks))
+
+
+@dataclass
+class _Followed:
+    """A table that is followed: its handle, its newest commit's file and what identifies that, what it says."""
+
+    table: DeltaTable
+    mark: tuple
+    snapshot: Snapshot
+
+
+class Files:
+    """The tables of one lake, followed; for all threads."""
+
+    def __init__(self, lake: Lake):
+        self._lake = lake
+        self._followed: dict[str, _Followed] = {}
+        self._locks = {name: threading.Lock() for name in TABLES}
+
+    def newest(self, name: str) -> Snapshot:
+        """The table as it is now; the same object as before where nothing was committed."""
+        with self._locks[name]:
+            known = self._followed.get(name)
+            if known and self._is_newest(name, known):
+                return known.snapshot
+            table = self._moved_on(name, known) if known else None
+            table = table or self._lake.open(name)
+            if table is None:
+                self._followed.pop(name, None)
+                return Snapshot(name, self._lake.uri(name), None)
+            # marked before it is looked at: who commits meanwhile is seen the next time
+            mark = self._mark(name, table.version())
+            actions = pa.table(table.get_add_actions(flatten=True))
+            snapshot = Snapshot(name, self._lake.uri(name), actions)
+            self._followed[name] = _Followed(table, mark, snapshot)
+            return snapshot
+
+    def _is_newest(self, name: str, known: _Followed) -> bool:
+        version = known.table.version()
+        # a table that was removed and made anew may have come to the same number
+        same = known.mark is not None and self._mark(name, version) == known.mark
+        return same and self._mark(name, version + 1) is None
+
+    def _moved_on(self, name: str, known: _Followed) -> DeltaTable | None:
+        if known.mark is None or self._mark(name, known.table.version()) != known.mark:
+            return None
+        try:
+            known.table.update_incremental()
+        except (DeltaError, OSError) as error:
+            log.info("%s: its log cannot be followed, it is opened anew (%s)", name, error)
+            return None
+        return known.table
+
+    def _mark(self, name: str, version: int) -> tuple | None:
+        """What tells one commit's file from another of the same name; None where there is none."""
+        fs = self._lake.storage.fs
+        path = f"{self._lake.uri(name).removeprefix('s3://')}/_delta_log/{version:020}.json"
+        try:
+            about = fs.info(path)
+        except FileNotFoundError:
+            return None
+        return tuple(str(about.get(key)) for key in ("size", "mtime", "ino", "ETag", "LastModified"))
