@@ -154,7 +154,9 @@ def test_300_after_sixty_of_100_is_no_spike_and_a_hundredth_more_is_one(keep):
     rows = [*ticks("AT-USD", [100.0] * 60 + [300.0]), *ticks("OVER-USD", [100.0] * 60 + [300.01])]
     engine = keep("ticks", rows)
     assert spiking(engine) == {("OVER-USD", "price")}
-    (row,) = engine.query("select * from now_1h where market_id like '%AT-USD'").to_pylist()
+    (row,) = engine.query(
+        "select * from now_1h where measure = 'price' and market_id like '%AT-USD'"
+    ).to_pylist()
     assert (row["value"], row["average_1h"], row["ratio_1h"], row["samples"]) == (300, 100, 3, 60)
 
 
@@ -174,10 +176,9 @@ def test_the_hour_reaches_back_3600_seconds_and_no_further(keep):
 @pytest.mark.parametrize(("before", "average"), [(29, None), (30, 100.0)])
 def test_an_average_of_fewer_than_30_samples_is_null(before, average, keep):
     engine = keep("ticks", ticks("A-USD", [100.0] * before + [1000.0]))
-    now = engine.query("select average_1h, ratio_1h, samples from now_1h").to_pylist()
-    trailing = engine.query(
-        "select average_1h, ratio_1h, samples from trailing_1h order by at desc limit 1"
-    ).to_pylist()
+    price = "select average_1h, ratio_1h, samples from {} where measure = 'price' order by at desc limit 1"
+    now = engine.query(price.format("now_1h")).to_pylist()
+    trailing = engine.query(price.format("trailing_1h")).to_pylist()
     ratio = 1000 / average if average else None
     assert now == trailing == [{"average_1h": average, "ratio_1h": ratio, "samples": before}]
     assert spiking(engine) == ({("A-USD", "price")} if average else set())
@@ -208,7 +209,11 @@ def test_the_average_is_of_one_market_and_one_measure(keep):
         *ticks("B-USD", [5000.0] * 61, volume_24h=900.0),
     ]
     found = keep("ticks", rows).query("select * from now_1h").to_pylist()
-    assert len(found) == 4 and {row["ratio_1h"] for row in found} == {1.0}
+    # a price that stands still has moves of 0, and no ratio to them
+    moves = [row for row in found if row["measure"] == "move_1m_bps"]
+    rest = [row for row in found if row["measure"] != "move_1m_bps"]
+    assert [row["ratio_1h"] for row in moves] == [None, None]
+    assert len(rest) == 4 and {row["ratio_1h"] for row in rest} == {1.0}
 
 
 def test_an_average_of_zero_gives_no_ratio(keep):
@@ -246,7 +251,7 @@ def test_now_1h_is_the_newest_row_of_trailing_1h(keep):
     found = engine.query("select * from now_1h order by market_id, measure").to_pandas()
     expected = engine.query(newest).to_pandas()
     pd.testing.assert_frame_equal(found, expected[list(found)], rtol=1e-12)
-    assert len(found) == 9
+    assert len(found) == 12
 
 
 # ---- measures
@@ -363,6 +368,22 @@ def test_a_burst_of_the_minute_s_volume_is_a_spike_where_the_rolling_sum_shows_n
     keep("candles", candles("A-USD", [10.0] * 60 + [1000.0]))
     rolling = [14_400.0] * 60 + [15_390.0]
     assert spiking(keep("ticks", ticks("A-USD", rolling, "volume_24h"))) == {("A-USD", "volume_1m")}
+
+
+# ---- move_1m
+
+
+def moves(engine):
+    rows = engine.query("select at, move_bps from move_1m order by at").to_pylist()
+    return [(f"{row['at']:%H:%M:%S}", row["move_bps"]) for row in rows]
+
+
+def test_a_move_is_how_far_the_price_came_within_the_minute_up_or_down(keep):
+    engine = keep("ticks", ticks("A-USD", [100.0, 101.0, 100.495, None, 200.0]))
+    found = moves(engine)
+    # over the missing minute there is none
+    assert [at for at, _ in found] == ["11:57:00", "11:58:00"]
+    assert [move for _, move in found] == pytest.approx([100, 50])
 
 
 # ---- latest, market_summaries, completeness, freshness

@@ -28,6 +28,11 @@ DESIGN = {
     "rollups_1h": ("market_id measure hour_at", "day", "samples expected mean m2 min max first last"),
     "latest": ("market_id", "", "price collected_at"),
     "alerts": ("alert_id state at", "day", "rule market_id measure value threshold severity evaluated_at"),
+    "alert_rules": (
+        "rule",
+        "",
+        "market_id view measure compared compare threshold recover cool_down_s severity",
+    ),
     "notices": ("notice_id state at", "day", "user receiver alert_ids attempts reason"),
     "holes": ("subject measure from_at", "", "to_at minutes state reason found_at closed_at"),
     "findings": ("check subject at", "day", "severity says state since_at"),

@@ -174,7 +174,7 @@ def test_an_hour_is_what_its_values_say(engine, values):
 
 
 def test_a_day_is_what_its_values_say(engine, values):
-    rows = engine.query("select * from measures_24h").to_pylist()
+    rows = engine.query("select * from measures_24h where measure <> 'move_1m_bps'").to_pylist()
     found = {(row["market_id"], row["measure"]): row for row in rows}
     assert found.keys() == values.keys() and len(rows) == len(found)
     for key, own in values.items():

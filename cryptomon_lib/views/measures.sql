@@ -1,7 +1,7 @@
 -- Every measure of the last 26 h in long form, so that what works for one measure works for all.
 -- grain: market_id, measure, at
 -- units: price in quote currency, volume_1m and volume_24h in base, quote_volume_24h in quote currency,
---        spread_bps in hundredths of a percent of the middle of bid and ask
+--        spread_bps in hundredths of a percent of the middle of bid and ask, move_1m_bps of the price a minute before
 -- lookback: 26 h
 -- time: at
 -- reach: 2 min
@@ -87,6 +87,17 @@ final as (
         origin
     from volume_1m
     where volume is not null
+
+    union all
+
+    select
+        market_id,
+        'move_1m_bps' as measure,
+        at,
+        move_bps as value,
+        'tick' as origin
+    from move_1m
+    where move_bps is not null
 
     union all
 
