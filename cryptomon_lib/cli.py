@@ -136,6 +136,7 @@ def notify(
     flags: Flags = [],  # noqa: B006
 ) -> None:
     """Tell users what is new in the alerts, and go on with messages that are on their way."""
+    from cryptomon_lib import delivery
     from cryptomon_lib import notify as notifier
     from cryptomon_lib.monitor import open_monitor
     from cryptomon_lib.receivers import user_named
@@ -147,7 +148,7 @@ def notify(
         typer.echo(f"Alerts were evaluated {age_s:.0f} s ago.")
         return
     if test:
-        tried = notifier.try_receivers(monitor, user_named(test))
+        tried = delivery.try_receivers(monitor, user_named(test))
         _print_table(
             ["receiver", *tried.columns], [[name, *map(str, row)] for name, *row in tried.itertuples()]
         )

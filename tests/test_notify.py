@@ -10,10 +10,11 @@ import pytest
 from killing import kill_at
 from receiving import Hook, Mail, closing
 
+from cryptomon_lib.delivery import try_receivers
 from cryptomon_lib.errors import NotifyError
 from cryptomon_lib.lake import Batch
 from cryptomon_lib.monitor import open_monitor
-from cryptomon_lib.notify import check_evaluated, retry_parked, send_notices, try_receivers, watch
+from cryptomon_lib.notify import check_evaluated, retry_parked, send_notices, watch
 from cryptomon_lib.receivers import Apprise, File, User, Webhook
 
 NOON = datetime(2026, 7, 27, 12, tzinfo=UTC)
