@@ -256,6 +256,10 @@ def at_moment(spelled: str, now: datetime) -> str:
 
 
 def _rewrite(node: exp.Expression) -> exp.Expression:
+    if isinstance(node, exp.CTE) and _only_picks(node.this):
+        # DuckDB keeps what a step gave when it is read twice, here whole tables that are cheaper to read again
+        node.set("materialized", False)
+        return node
     if isinstance(node, exp.Cast) and isinstance(node.this, exp.AtTimeZone) and _is_now(node.this.this):
         return exp.column(_NOW, quoted=True)
     if _is_now(node):
@@ -281,6 +285,15 @@ def _rewrite(node: exp.Expression) -> exp.Expression:
 def _inner(*nodes: exp.Expression) -> list[exp.Expression]:
     # what is inside a node that was replaced is not visited by itself
     return [node.transform(_rewrite) for node in nodes]
+
+
+def _only_picks(step: exp.Expression) -> bool:
+    """Whether a step does nothing but pick columns and rows of one table."""
+    if not isinstance(step, exp.Select) or step.find(exp.AggFunc, exp.Window, exp.Subquery):
+        return False
+    read = [source_name(table).removeprefix("stored_") for table in step.find_all(exp.Table)]
+    parts = ("joins", "group", "distinct", "limit", "with_")
+    return len(read) == 1 and read[0] in TABLES and not any(step.args.get(part) for part in parts)
 
 
 def _is_now(node: exp.Expression) -> bool:

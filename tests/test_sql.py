@@ -118,6 +118,16 @@ def test_the_header_says_which_column_is_the_time_and_how_far_before_it_rows_are
     assert (known["plain"].time, known["plain"].reach) == (None, timedelta(0))
 
 
+def test_a_step_that_only_picks_rows_of_a_table_is_read_again_and_not_kept():
+    spelled = sql.for_duckdb(
+        "with picked as (select market_id, price from ticks where price > 1e0), counted as (select market_id, "
+        "count(*) as n from picked group by market_id), viewed as (select market_id from measures) select 1 as x"
+    ).lower()
+    assert [name for name in ("picked", "counted", "viewed") if f"{name} as not materialized" in spelled] == [
+        "picked"
+    ]
+
+
 # ---- what a query needs
 
 

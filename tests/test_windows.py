@@ -345,13 +345,13 @@ def test_a_z_score_is_the_distance_from_the_hour_before_in_its_deviations(local,
     ]
     local.lake.append("ticks", [Batch("ticks", table_of("ticks", rows))])
     engine = Engine(local, NOW)
-    found = rows_by_market(engine, "zscore_1h")
+    found = rows_by_market(engine, "zscore_1h", "measure = 'price'")
     assert found["A-USD"]["zscore_1h"] == pytest.approx(4 / stdev(prices), rel=1e-12)
     assert (found["A-USD"]["samples"], found["A-USD"]["expected"]) == (60, 60)
     # of what did not move no deviation can be told
     assert (found["STILL-USD"]["stddev_1h"], found["STILL-USD"]["zscore_1h"]) == (0, None)
     some = Engine(local, NOW - 31 * MINUTE)
-    assert rows_by_market(some, "zscore_1h")["A-USD"]["zscore_1h"] is None
+    assert rows_by_market(some, "zscore_1h", "measure = 'price'")["A-USD"]["zscore_1h"] is None
 
 
 def test_movers_are_placed_from_both_ends_and_ties_share_the_better_place(local, table_of):
@@ -453,3 +453,114 @@ def test_latest_says_of_each_market_what_the_views_say_of_it(rolled, engines):
     for market, row in told.items():
         assert found[market]["ratio_1h_price"] == row["ratio_1h"]
         assert found[market]["samples_1h"] == row["samples"]
+
+
+# ---- candles
+
+
+def candle(market, at, price, volume=1.0):
+    return {
+        "market_id": f"kraken:kraken:{market}",
+        "interval_s": 60,
+        "opened_at": at,
+        "open": price,
+        "high": price + 2,
+        "low": price - 2,
+        "close": price + 1,
+        "volume": volume,
+        "collected_at": at + MINUTE,
+        "origin": "live",
+    }
+
+
+def shown(rows):
+    names = ("open", "high", "low", "close", "volume", "samples", "expected", "origin")
+    return {
+        (row["symbol"], f"{row['opened_at']:%d %H:%M}"): tuple(row[name] for name in names) for row in rows
+    }
+
+
+def candles_of(engine, length):
+    rows = engine.query(f"select * from candles_{length}").to_pylist()
+    for row in rows:
+        row["symbol"] = row["market_id"].rpartition(":")[2]
+    return shown(rows)
+
+
+@pytest.fixture
+def traded(local, table_of):
+    """Followed: candles to 12:28 with one minute absent, ticks in every one. Polled: ticks and a counter alone."""
+    bars = [
+        candle("BTC-USD", HOUR_AT + minute * MINUTE, 100.0 + minute) for minute in range(29) if minute != 7
+    ]
+    rows = [
+        {
+            "market_id": f"kraken:kraken:{market}",
+            "collected_at": HOUR_AT + minute * MINUTE + timedelta(seconds=10),
+            "price": 200.0 + minute,
+            "volume_today": 3.0 * minute if market == "ETH-USD" else None,
+        }
+        for market in ("BTC-USD", "ETH-USD")
+        for minute in range(31)
+    ]
+    # sampled three times in its last minute
+    rows += [
+        {"market_id": "kraken:kraken:ETH-USD", "collected_at": NOW - timedelta(seconds=ago), "price": price}
+        for ago, price in ((5, 500.0), (0, 1.0))
+    ]
+    local.lake.append("candles", [Batch("bars", table_of("candles", bars))])
+    local.lake.append("ticks", [Batch("ticks", table_of("ticks", rows))])
+    return Engine(local, NOW)
+
+
+def test_a_minute_is_its_candle_and_else_what_was_polled_in_it(traded):
+    found = candles_of(traded, "1m")
+    assert len(found) == 31 * 2
+    assert found["BTC-USD", "27 12:06"] == (106, 108, 104, 107, 1, 1, 1, "candle")
+    assert found["BTC-USD", "27 12:07"] == (207, 207, 207, 207, None, 1, 1, "tick")
+    assert found["ETH-USD", "27 12:06"] == (206, 206, 206, 206, 3, 1, 1, "tick")
+    # the newest minute: what was seen in it, its volume not known yet
+    assert found["ETH-USD", "27 12:30"] == (230, 500, 1, 1, None, 1, 1, "tick")
+
+
+def test_five_minutes_are_put_together_minute_by_minute(traded):
+    found = candles_of(traded, "5m")
+    assert found["BTC-USD", "27 12:00"] == (100, 106, 98, 105, 5, 5, 5, "candle")
+    assert found["BTC-USD", "27 12:05"] == (105, 207, 103, 110, 4, 5, 5, "mixed")
+    assert found["ETH-USD", "27 12:25"] == (225, 229, 225, 229, 15, 5, 5, "tick")
+    # a minute of it began, and its volume is not known
+    assert found["ETH-USD", "27 12:30"] == (230, 500, 1, 1, None, 1, 1, "tick")
+
+
+def test_an_hour_with_half_its_candles_is_made_of_them(traded):
+    found = candles_of(traded, "1h")
+    assert found["BTC-USD", "27 12:00"] == (100, 130, 98, 129, 28, 28, 31, "candle")
+    assert found["ETH-USD", "27 12:00"] == (200, 500, 1, 1, 90, 33, 31, "tick")
+    # half an hour is no day, and says so
+    assert candles_of(traded, "1d")["BTC-USD", "27 00:00"] == (None,) * 5 + (28, 751, "candle")
+
+
+@pytest.mark.parametrize("rolled", ["all", "late"])
+def test_hours_and_days_of_30_days_are_what_the_prices_say(rolled, engines, weeks):
+    hourly, daily = (candles_of(engines[rolled], length) for length in ("1h", "1d"))
+    compared, days = 0, {}
+    for market in MARKETS:
+        hours = {}
+        for at, value in sorted(weeks[f"kraken:kraken:{market}", "price"].items()):
+            hours.setdefault(at.replace(minute=0, second=0), []).append(value)
+        for hour, some in hours.items():
+            row = hourly[market, f"{hour:%d %H:%M}"]
+            begun = 31 if hour == HOUR_AT else 60
+            assert row[5:7] == (len(some), begun)
+            if 2 * len(some) < begun:
+                assert row[:5] == (None,) * 5
+                continue
+            assert row[:4] == (some[0], max(some), min(some), some[-1]), (market, hour)
+            days.setdefault((market, f"{hour:%d} 00:00"), []).extend(some)
+            compared += 1
+    for (market, day), some in days.items():
+        row, minutes = daily[market, day], 12 * 60 + 31 if day == "27 00:00" else 1440
+        assert row[5:7] == (len(some), minutes)
+        expected = (some[0], max(some), min(some), some[-1]) if 2 * len(some) >= minutes else (None,) * 4
+        assert row[:4] == expected, (market, day)
+    assert compared > 600 and len(days) >= 30
