@@ -30,6 +30,8 @@ _TICK_NUMBERS = (
     "price", "bid", "ask", "open_24h", "high_24h", "low_24h", "change_24h", "change_24h_pct",
     "volume_24h", "quote_volume_24h", "volume_today",
 )  # fmt: skip
+# how exchanges say that a candle still moves
+_STILL_OPEN = (False, 0, "0", "false", "False")
 _CANDLE_NUMBERS = ("open", "high", "low", "close", "volume", "quote_volume")
 
 
@@ -166,7 +168,8 @@ def candles(
 ) -> Flattened:
     """Rows of the table candles; an interval that had not ended when the answer arrived is rejected.
 
-    columns: `symbol`, `opened_at_ms`, open, high, low, close, volume and, where given, quote_volume, trades.
+    columns: `symbol`, `opened_at_ms`, open, high, low, close, volume and, where given, quote_volume, trades, and
+        `is_closed`, the exchange's own word on whether the interval has ended.
     """
     symbols = columns["symbol"]
     size = len(symbols)
@@ -177,9 +180,9 @@ def candles(
     faults = _Faults(size)
     faults.where(np.isnan(opened_ms) | (opened_ms < 0) | (opened_ms > 4e12), "opened_at is no time")
     opened_ms = np.clip(np.nan_to_num(opened_ms), 0, 4e12).astype("int64")
-    faults.where(
-        opened_ms + interval_s * 1000 > collected_at.timestamp() * 1000, "the interval had not ended"
-    )
+    faults.where(opened_ms + interval_s * 1000 > collected_at.timestamp() * 1000, UNFINISHED)
+    if "is_closed" in columns:
+        faults.where(np.array([value in _STILL_OPEN for value in columns["is_closed"]], bool), UNFINISHED)
     with np.errstate(invalid="ignore"):
         for name in ("open", "high", "low", "close"):
             faults.where(~(values[name] > 0), f"{name} is absent, zero or negative")
@@ -284,9 +287,9 @@ def _market_columns(columns: Mapping[str, Any], source: str, instruments: Mappin
 
 
 def _split(columns: Mapping[str, Any], instruments: Mapping[str, Instrument], size: int) -> tuple:
-    """Base, quote and kind: as the exchange's module gives them, else from the list of instruments."""
+    """Base, quote and kind: from the list of instruments where there is one, else as the module gives them."""
     spot = pa.repeat("spot", size)
-    if "base" in columns:
+    if "base" in columns and not instruments:
         kinds = _texts(columns["kind"]) if "kind" in columns else spot
         return _texts(columns["base"]), _texts(columns["quote"]), kinds
     pairs = columns.get("pair", columns["symbol"])
@@ -295,6 +298,9 @@ def _split(columns: Mapping[str, Any], instruments: Mapping[str, Instrument], si
     nothing = pa.nulls(size, pa.string())
     bases = _texts([one and one.base for one in found]) if found else nothing
     quotes = _texts([one and one.quote for one in found]) if found else nothing
+    if "base" in columns:
+        bases = pc.coalesce(bases, _texts(columns["base"]))
+        quotes = pc.coalesce(quotes, _texts(columns["quote"]))
     if "kind" in columns:
         return bases, quotes, _texts(columns["kind"])
     return bases, quotes, _texts([one.kind if one else "spot" for one in found]) if found else spot
@@ -305,6 +311,7 @@ def _texts(values: Sequence[str | None] | pa.Array) -> pa.Array:
 
 
 def _from_ms(values: Sequence[Any]) -> pa.Array:
+    """Times; null for what is no moment of the years 1970 to 2096."""
     found = numbers(values)
     found[(found <= 0) | (found > 4e12)] = np.nan
     return pc.cast(pc.multiply(pa.array(np.floor(found), from_pandas=True), 1000), pa.int64()).cast(

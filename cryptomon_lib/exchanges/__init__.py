@@ -4,11 +4,15 @@ A module gives
     HOST                        the API's host
     refused(body)               the exchange's own words where a body is its error, else None
     TICKERS                     route and query of the call that brings all markets
+    FIELDS                      where a row has what the columns of ticks need: see cryptomon_lib.fields
     flatten_tickers(body)       -> (columns for shape.ticks, rejected entries)
     list_symbols(body)          the symbols in such a payload, at little cost: is it complete?
 and where the exchange has them
     INSTRUMENTS, read_instruments(body) -> [Instrument]     the list that tells base and quote apart
     SPLIT_BY_INSTRUMENTS = True                             its tickers need that list
+    TICKERS_PAGES               how many pages its tickers come in; the page goes into the query as `page`
+    in_routes(instrument)       the market as routes of one market name it, where tickers call it otherwise
+    DIFFERS                     {column: why} where it is not what ccxt makes of the same row
     CALLS_PER_MIN               the most calls a minute that it allows one address; params can say less
     KEY_HEADER or KEY_PARAMETER     where its API key goes, when params name one under `keys`
     ELSEWHERE                   the address that serves countries which HOST does not
@@ -19,7 +23,8 @@ and where the exchange has them
     CANDLES                     that call's route, to know its payloads by; `{symbol}` stands for a part of a path
     CANDLES_MAX                 rows (minutes) that one call brings at most
     CANDLES_KEPT                how many of the newest minutes the API has; None: as far back as the market goes
-    older_candles_request       as candles_request, where what is older has another route; else not there
+    OLDER_CANDLES, older_candles_request    the same where what is older has another route
+    CANDLE_FIELDS               where a row has what the columns of candles need
     flatten_candles(body)       -> (columns for shape.candles without symbol, rejected entries)
 Everything in them is pure. Whoever wants more minutes than one call brings takes `candles_pages`.
 """
@@ -27,15 +32,18 @@ Everything in them is pure. Whoever wants more minutes than one call brings take
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from types import ModuleType
 from urllib.parse import parse_qsl
 
+import msgspec
+
 from cryptomon_lib.config import nearest
 from cryptomon_lib.errors import ConfigError, PayloadError
+from cryptomon_lib.fields import pairs
 from cryptomon_lib.payloads import Payload, Request
 from cryptomon_lib.shape import Flattened, Instrument, candles, ticks
 
@@ -69,6 +77,51 @@ def by_host(host: str) -> str:
         if host == get(name).HOST:
             return name
     raise PayloadError(f"No exchange has the host {host}; was its module removed from exchanges/?")
+
+
+def requests(
+    name: str,
+    endpoint: str,
+    instruments: Mapping[str, Instrument] | None = None,
+    markets: Collection[str] = (),
+) -> list[Request]:
+    """The calls that bring an endpoint for one slot: the pages of a list, one call per market of a template.
+
+    endpoint: as `request`. A route with `{symbol}`, `{base}` or `{quote}` in it is asked for each spot market that
+        trades and is named in markets (BASE-QUOTE).
+
+    Raises ConfigError: the exchange has no such endpoint, or the template another word.
+    """
+    if endpoint.startswith("/") and "{" in endpoint:
+        return [request(name, target) for target in _filled(name, endpoint, instruments or {}, markets)]
+    one = request(name, endpoint)
+    pages = getattr(get(name), "TICKERS_PAGES", 1) if endpoint == "tickers" else 1
+    if pages == 1:
+        return [one]
+    numbers = range(1, pages + 1)
+    return [replace(one, page=number, window=(("page", str(number)),)) for number in numbers]
+
+
+def followed(instruments: Mapping[str, Instrument], markets: Collection[str]) -> list[Instrument]:
+    """The spot markets that trade and are named in markets, as BASE-QUOTE."""
+    return [
+        one
+        for one in instruments.values()
+        if one.trading and one.kind == "spot" and f"{one.base}-{one.quote}" in markets
+    ]
+
+
+def _filled(
+    name: str, template: str, instruments: Mapping[str, Instrument], markets: Collection[str]
+) -> Iterator[str]:
+    in_routes = getattr(get(name), "in_routes", lambda one: one.symbol)
+    for one in followed(instruments, markets):
+        try:
+            yield template.format(symbol=in_routes(one), base=one.base, quote=one.quote)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ConfigError(
+                f"{name}: {template} has a word in braces that is not known; known are {{symbol}}, {{base}}, {{quote}}."
+            ) from error
 
 
 def request(name: str, endpoint: str) -> Request:
@@ -126,20 +179,36 @@ def flatten(
     """
     source = source or by_host(payload.host)
     module = get(source)
-    context = {"source": source, "collected_at": payload.collected_at, "instruments": instruments}
+    listed = instruments if getattr(module, "SPLIT_BY_INSTRUMENTS", False) else None
+    context = {"source": source, "collected_at": payload.collected_at, "instruments": listed}
     if _is_tickers(module, payload):
         columns, rejected = module.flatten_tickers(payload.body)
+        if not len(columns["symbol"]) and payload.query.get("page", "1") == "1":
+            raise PayloadError(f"The payload holds no market.{_own_words(module, payload.body)}")
         return ticks(columns, rejected=rejected, **context)
-    if payload.symbol is not None and _is_of(getattr(module, "CANDLES", None), payload.route):
+    symbol = _candles_of(module, payload)
+    if symbol is not None:
         columns, rejected = module.flatten_candles(payload.body)
         size = len(columns["opened_at_ms"])
-        return candles(
-            columns | _one_market(module, payload.symbol, size, instruments),
-            rejected=rejected,
-            origin=payload.origin,
-            **context,
-        )
+        columns |= _one_market(module, source, symbol, size)
+        return candles(columns, rejected=rejected, origin=payload.origin, **context)
     return None
+
+
+def _own_words(module: ModuleType, body: bytes) -> str:
+    try:
+        says = module.refused(body)
+    except msgspec.DecodeError:
+        return ""
+    return f" It is an error of the exchange: {says}" if says else ""
+
+
+def _candles_of(module: ModuleType, payload: Payload) -> str | None:
+    """The market whose 1-minute candles a payload holds; None where it holds something else."""
+    routes = [getattr(module, name, None) for name in ("CANDLES", "OLDER_CANDLES")]
+    if not any(_is_of(route, payload.route) for route in routes):
+        return None
+    return payload.symbol or getattr(module, "candles_of", lambda route: None)(payload.route)
 
 
 def _is_tickers(module: ModuleType, payload: Payload) -> bool:
@@ -161,12 +230,10 @@ def _compiled(pattern: str) -> re.Pattern:
     return re.compile("[^/]+".join(map(re.escape, parts)) + "/?")
 
 
-def _one_market(
-    module: ModuleType, symbol: str, size: int, instruments: Mapping[str, Instrument] | None
-) -> dict:
-    columns = {"symbol": [symbol] * size}
-    split = getattr(module, "split", None)
-    if split:
-        base, quote = split(symbol)
-        columns |= {"base": [base] * size, "quote": [quote] * size}
+def _one_market(module: ModuleType, source: str, symbol: str, size: int) -> dict:
+    """The columns that name the market of a payload of candles; an aggregator's symbol names the exchange too."""
+    exchange, colon, own = symbol.partition(":") if hasattr(module, "candles_of") else (source, "", symbol)
+    columns = {"symbol": [own if colon else symbol] * size, "exchange": [exchange] * size}
+    if hasattr(module, "split"):
+        columns |= pairs([symbol] * size, module.split)
     return columns

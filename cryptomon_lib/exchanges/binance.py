@@ -9,8 +9,9 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from cryptomon_lib.fields import Listed, ascending, pick, row_type
 from cryptomon_lib.payloads import Request
-from cryptomon_lib.shape import Columns, Instrument, Number, Rows
+from cryptomon_lib.shape import Columns, Instrument, Rows
 
 HOST = "data-api.binance.vision"
 CALLS_PER_MIN = 600
@@ -21,23 +22,32 @@ INSTRUMENTS = "/api/v3/exchangeInfo"
 SPLIT_BY_INSTRUMENTS = True
 CANDLES_MAX = 1000
 CANDLES_KEPT = None
+FIELDS = {
+    "symbol": "symbol",
+    "price": "lastPrice",
+    "bid": "bidPrice",
+    "ask": "askPrice",
+    "open_24h": "openPrice",
+    "high_24h": "highPrice",
+    "low_24h": "lowPrice",
+    "change_24h": "priceChange",
+    "change_24h_pct": "priceChangePercent",
+    "volume_24h": "volume",
+    "quote_volume_24h": "quoteVolume",
+    "exchange_at": "closeTime",
+}
+CANDLE_FIELDS = {
+    "opened_at_ms": "[0]",
+    "open": "[1]",
+    "high": "[2]",
+    "low": "[3]",
+    "close": "[4]",
+    "volume": "[5]",
+    "quote_volume": "[7]",
+    "trades": "[8]",
+}
 
 T = TypeVar("T")
-
-
-class _Ticker(msgspec.Struct, gc=False):
-    symbol: str
-    lastPrice: Number = None
-    bidPrice: Number = None
-    askPrice: Number = None
-    openPrice: Number = None
-    highPrice: Number = None
-    lowPrice: Number = None
-    priceChange: Number = None
-    priceChangePercent: Number = None
-    volume: Number = None
-    quoteVolume: Number = None
-    closeTime: Number = None
 
 
 class _Symbol(msgspec.Struct, gc=False):
@@ -56,12 +66,9 @@ class _Refusal(msgspec.Struct):
     msg: str | None = None
 
 
-_TICKERS = Rows(_Ticker, lambda row: list[row])
+_TICKERS = Rows(row_type(FIELDS), lambda row: list[row])
 _SYMBOLS = Rows(_Symbol, lambda row: _Info[row], lambda body: body.symbols)
-# opened ms, open, high, low, close, volume, closes ms, quote volume, trades, and three that are not kept
-_CANDLES = msgspec.json.Decoder(
-    list[tuple[float, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number, Number]]
-)
+_CANDLES = Rows(Listed, lambda row: list[row])
 _REFUSAL = msgspec.json.Decoder(_Refusal)
 
 
@@ -76,20 +83,7 @@ def refused(body: bytes) -> str | None:
 def flatten_tickers(body: bytes) -> tuple[Columns, list]:
     """Columns of all symbols, one entry per symbol."""
     _, rows, rejected = _TICKERS.decode(body)
-    return {
-        "symbol": [row.symbol for row in rows],
-        "price": [row.lastPrice for row in rows],
-        "bid": [row.bidPrice for row in rows],
-        "ask": [row.askPrice for row in rows],
-        "open_24h": [row.openPrice for row in rows],
-        "high_24h": [row.highPrice for row in rows],
-        "low_24h": [row.lowPrice for row in rows],
-        "change_24h": [row.priceChange for row in rows],
-        "change_24h_pct": [row.priceChangePercent for row in rows],
-        "volume_24h": [row.volume for row in rows],
-        "quote_volume_24h": [row.quoteVolume for row in rows],
-        "exchange_at": [row.closeTime for row in rows],
-    }, rejected
+    return pick(rows, FIELDS), rejected
 
 
 def list_symbols(body: bytes) -> list[str]:
@@ -121,17 +115,5 @@ def candles_request(instrument: Instrument, since: datetime, until: datetime) ->
 
 def flatten_candles(body: bytes) -> tuple[Columns, list]:
     """Columns of one symbol's candles, in the order that they opened."""
-    rows = _CANDLES.decode(body)
-    opened, opening, high, low, close, volume, _, quote_volume, trades, *_ = (
-        zip(*rows, strict=True) if rows else ((),) * 12
-    )
-    return {
-        "opened_at_ms": opened,
-        "open": opening,
-        "high": high,
-        "low": low,
-        "close": close,
-        "volume": volume,
-        "quote_volume": quote_volume,
-        "trades": trades,
-    }, []
+    _, rows, rejected = _CANDLES.decode(body)
+    return pick(ascending(rows, "[0]"), CANDLE_FIELDS), rejected

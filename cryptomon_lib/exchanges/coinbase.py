@@ -9,8 +9,9 @@ from datetime import datetime
 
 import msgspec
 
+from cryptomon_lib.fields import Listed, ascending, pairs, pick, split_at
 from cryptomon_lib.payloads import Request
-from cryptomon_lib.shape import Columns, Instrument, Number, Rows, numbers
+from cryptomon_lib.shape import Columns, Instrument, Number, Rows
 
 HOST = "api.exchange.coinbase.com"
 CALLS_PER_MIN = 300
@@ -19,6 +20,21 @@ INSTRUMENTS = "/products"
 CANDLES = "/products/{symbol}/candles"
 CANDLES_MAX = 300
 CANDLES_KEPT = None
+FIELDS = {
+    "price": "stats_24hour.last",
+    "open_24h": "stats_24hour.open",
+    "high_24h": "stats_24hour.high",
+    "low_24h": "stats_24hour.low",
+    "volume_24h": "stats_24hour.volume",
+}
+CANDLE_FIELDS = {
+    "opened_at_ms": "[0] * 1000",
+    "open": "[3]",
+    "high": "[2]",
+    "low": "[1]",
+    "close": "[4]",
+    "volume": "[5]",
+}
 
 
 class _Day(msgspec.Struct, gc=False):
@@ -31,6 +47,9 @@ class _Day(msgspec.Struct, gc=False):
 
 class _Stats(msgspec.Struct, gc=False):
     stats_24hour: _Day | None = None
+
+    def __post_init__(self):
+        self.stats_24hour = self.stats_24hour or _Day()
 
 
 class _Product(msgspec.Struct, gc=False):
@@ -46,9 +65,9 @@ class _Refusal(msgspec.Struct):
 
 _STATS = Rows(_Stats, lambda row: dict[str, row])
 _PRODUCTS = Rows(_Product, lambda row: list[row])
-# opened s, low, high, open, close, volume
-_CANDLES = Rows(list[Number], lambda row: list[row])
+_CANDLES = Rows(Listed, lambda row: list[row])
 _REFUSAL = msgspec.json.Decoder(_Refusal)
+split = split_at("-")
 
 
 def refused(body: bytes) -> str | None:
@@ -59,24 +78,7 @@ def refused(body: bytes) -> str | None:
 def flatten_tickers(body: bytes) -> tuple[Columns, list]:
     """Columns of all products, one entry per product."""
     names, rows, rejected = _STATS.decode(body)
-    pairs = [split(name) for name in names]
-    days = [row.stats_24hour or _Day() for row in rows]
-    return {
-        "symbol": names,
-        "base": [base for base, _ in pairs],
-        "quote": [quote for _, quote in pairs],
-        "price": [day.last for day in days],
-        "open_24h": [day.open for day in days],
-        "high_24h": [day.high for day in days],
-        "low_24h": [day.low for day in days],
-        "volume_24h": [day.volume for day in days],
-    }, rejected
-
-
-def split(symbol: str) -> tuple[str | None, str | None]:
-    """Base and quote of `BASE-QUOTE`; None, None where it is not of that form."""
-    base, dash, quote = symbol.partition("-")
-    return (base.upper(), quote.upper()) if base and dash and quote else (None, None)
+    return {"symbol": names} | pairs(names, split) | pick(rows, FIELDS), rejected
 
 
 def list_symbols(body: bytes) -> list[str]:
@@ -111,13 +113,4 @@ def candles_request(instrument: Instrument, since: datetime, until: datetime) ->
 def flatten_candles(body: bytes) -> tuple[Columns, list]:
     """Columns of one product's candles, in the order that they opened."""
     _, rows, rejected = _CANDLES.decode(body)
-    rows = [row[:6] for row in reversed(rows)]
-    opened, low, high, opening, close, volume = zip(*rows, strict=True) if rows else ((),) * 6
-    return {
-        "opened_at_ms": numbers(opened) * 1000,
-        "open": opening,
-        "high": high,
-        "low": low,
-        "close": close,
-        "volume": volume,
-    }, rejected
+    return pick(ascending(rows, "[0]"), CANDLE_FIELDS), rejected

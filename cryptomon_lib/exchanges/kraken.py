@@ -10,8 +10,9 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from cryptomon_lib.fields import Listed, ascending, pairs, pick
 from cryptomon_lib.payloads import Request
-from cryptomon_lib.shape import Columns, Instrument, Number, Rows, numbers
+from cryptomon_lib.shape import Columns, Instrument, Number, Rows
 
 HOST = "api.kraken.com"
 CALLS_PER_MIN = 60
@@ -20,6 +21,26 @@ CANDLES = "/0/public/OHLC"
 INSTRUMENTS = "/0/public/AssetPairs"
 CANDLES_MAX = 720
 CANDLES_KEPT = 720
+FIELDS = {
+    "price": "c[0]",
+    "bid": "b[0]",
+    "ask": "a[0]",
+    "high_24h": "h[1]",
+    "low_24h": "l[1]",
+    "volume_24h": "v[1]",
+    "quote_volume_24h": "v[1] * p[1]",
+    "volume_today": "v[0]",
+}
+CANDLE_FIELDS = {
+    "opened_at_ms": "[0] * 1000",
+    "open": "[1]",
+    "high": "[2]",
+    "low": "[3]",
+    "close": "[4]",
+    "volume": "[6]",
+    "quote_volume": "[6] * [5]",
+    "trades": "[7]",
+}
 
 # codes that Kraken's older names of pairs use for what the rest of the field calls otherwise
 _PLAIN = {"XBT": "BTC", "XDG": "DOGE"}
@@ -55,8 +76,11 @@ class _Pair(msgspec.Struct, gc=False):
 
 _TICKERS = Rows(_Ticker, lambda row: _Envelope[row], lambda body: body.result)
 _PAIRS = Rows(_Pair, lambda row: _Envelope[row], lambda body: body.result)
-_CANDLES = msgspec.json.Decoder(
-    _Envelope[list[tuple[float, Number, Number, Number, Number, Number, Number, Number]] | float]
+# beside the list of candles stands `last`, a number
+_CANDLES = Rows(
+    Listed,
+    lambda row: _Envelope[list[row] | float],
+    lambda body: next((rows for rows in body.result.values() if isinstance(rows, list)), []),
 )
 _REFUSAL = msgspec.json.Decoder(_Refusal)
 
@@ -69,21 +93,7 @@ def refused(body: bytes) -> str | None:
 def flatten_tickers(body: bytes) -> tuple[Columns, list]:
     """Columns of all pairs, one entry per pair."""
     names, rows, rejected = _TICKERS.decode(body)
-    pairs = [split(name) for name in names]
-    volume, average = numbers([_at(row.v, 1) for row in rows]), numbers([_at(row.p, 1) for row in rows])
-    return {
-        "symbol": names,
-        "base": [base for base, _ in pairs],
-        "quote": [quote for _, quote in pairs],
-        "price": [_at(row.c, 0) for row in rows],
-        "bid": [_at(row.b, 0) for row in rows],
-        "ask": [_at(row.a, 0) for row in rows],
-        "high_24h": [_at(row.h, 1) for row in rows],
-        "low_24h": [_at(row.l, 1) for row in rows],
-        "volume_24h": volume,
-        "quote_volume_24h": volume * average,
-        "volume_today": [_at(row.v, 0) for row in rows],
-    }, rejected
+    return {"symbol": names} | pairs(names, split) | pick(rows, FIELDS), rejected
 
 
 def split(symbol: str) -> tuple[str | None, str | None]:
@@ -111,15 +121,19 @@ def read_instruments(body: bytes) -> list[Instrument]:
     return found
 
 
+def in_routes(instrument: Instrument) -> str:
+    """The pair as routes of one market name it."""
+    return "".join(_OLD.get(code, code) for code in (instrument.base, instrument.quote))
+
+
 def candles_request(instrument: Instrument, since: datetime, until: datetime) -> Request:
     """One pair's candles since a moment; Kraken keeps the last 720 only."""
-    pair = "".join(_OLD.get(code, code) for code in (instrument.base, instrument.quote))
     return Request(
         "kraken",
         "candles",
         HOST,
         CANDLES,
-        query=(("pair", pair), ("interval", "1")),
+        query=(("pair", in_routes(instrument)), ("interval", "1")),
         # `since` leaves out the candle that opened then
         window=(("since", str(int(since.timestamp()) - 1)),),
         symbol=instrument.symbol,
@@ -128,22 +142,5 @@ def candles_request(instrument: Instrument, since: datetime, until: datetime) ->
 
 def flatten_candles(body: bytes) -> tuple[Columns, list]:
     """Columns of one pair's candles, in the order that they opened."""
-    result = _CANDLES.decode(body).result
-    rows = next((rows for rows in result.values() if isinstance(rows, list)), [])
-    opened, opening, high, low, close, average, volume, trades = (
-        zip(*rows, strict=True) if rows else ((),) * 8
-    )
-    return {
-        "opened_at_ms": [seconds * 1000 for seconds in opened],
-        "open": opening,
-        "high": high,
-        "low": low,
-        "close": close,
-        "volume": volume,
-        "quote_volume": numbers(volume) * numbers(average),
-        "trades": trades,
-    }, []
-
-
-def _at(values: list, index: int) -> Number:
-    return values[index] if len(values) > index else None
+    _, rows, rejected = _CANDLES.decode(body)
+    return pick(ascending(rows, "[0]"), CANDLE_FIELDS), rejected
