@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cryptomon_lib.errors import SimulatorError
-from cryptomon_lib.simulated_formats import Down, Reply, answer
+from cryptomon_lib.simulated_formats import answer
 from cryptomon_lib.simulated_market import (
     DAY_MINUTES,
     MINUTE_MS,
@@ -35,6 +35,7 @@ from cryptomon_lib.simulated_market import (
     part,
     rows,
 )
+from cryptomon_lib.simulated_replies import Down, Reply
 from cryptomon_lib.simulated_universe import Market
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ _STAMP = re.compile(r"(\d{4})-(\d\d)(?:-(\d\d))?(?:T(\d\d)(\d\d)(\d\d)Z?)?")
 _STATUS = re.compile(r"__(\d{3})_")
 _ODDITIES = ("errors", "awkward")  # folders whose files are asked for by name
 _SKIPPED = "normalised_oracle"
+# exchanges that recordings know by an older name
+_NOW_CALLED = {"gateio": "gate", "huobi": "htx", "bitfinex2": "bitfinex", "mexc3": "mexc"}
 _WAYS = {"ingest": "markets_summaries"}  # a file named for the step that it was input of
 _TYPES = {"html": "text/html; charset=utf-8", "txt": "text/plain; charset=utf-8"}
 _ENVELOPE = (
@@ -228,7 +231,8 @@ def _recording(path: Path) -> Recording | None:
     if len(more) > 1:
         exchange, what, *more = what, *more
     stamp = _stamp_ms(more[-1]) if more else 0
-    return Recording(exchange.lower(), _words(_WAYS.get(what, what)), stamp, path)
+    exchange = _NOW_CALLED.get(exchange.lower(), exchange.lower())
+    return Recording(exchange, _words(_WAYS.get(what, what)), stamp, path)
 
 
 def _is_json(path: Path) -> bool:

@@ -19,8 +19,8 @@ from typing import Any
 from zlib import crc32
 
 from cryptomon_lib.errors import SimulatorError
-from cryptomon_lib.simulated_formats import Format, Reply, written
 from cryptomon_lib.simulated_market import DAY_MS, MINUTE_MS, iso
+from cryptomon_lib.simulated_replies import Format, Reply, written
 
 LAST_MS = 4_102_444_800_000  # 2100-01-01
 

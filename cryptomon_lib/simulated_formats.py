@@ -1,85 +1,30 @@
 """How each exchange writes its tickers, candles, lists of markets and errors: one entry of FORMATS an exchange.
 
-A route is a pattern and a function of a Request that returns a Reply or raises Refused. What the numbers are comes
-from a book: anything with `markets(exchange)`, `window(exchange, at_ms)` and `candles(market, first, last, at_ms,
-flat)`, simulated or replayed. To add an exchange, write its functions and add its entry.
+To add an exchange, write its functions and add its entry: here, or where its like are (simulated_venues).
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from cryptomon_lib.simulated_market import DAY_MINUTES, DAY_MS, MINUTE_MS, Candle, Part, Window, day_of
+from cryptomon_lib.simulated_market import DAY_MS, MINUTE_MS, Candle, Window, day_of
+from cryptomon_lib.simulated_replies import (
+    UNKNOWN,
+    Format,
+    Refused,
+    Reply,
+    Request,
+    candles_from,
+    columns_of,
+    plain,
+    whole,
+    written,
+)
 from cryptomon_lib.simulated_universe import Market, expiry
-
-
-class Refused(Exception):
-    """The exchange answers with one of its own errors; `kind` is a key of its Format's errors."""
-
-    def __init__(self, kind: str):
-        self.kind = kind
-        super().__init__(kind)
-
-
-class Down(Exception):
-    """A replayed exchange has nothing for this moment."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What goes back over the socket."""
-
-    status: int
-    body: bytes
-    content_type: str = "application/json; charset=utf-8"
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Request:
-    """One call: the words that the route's pattern caught, the query, and the moment that counts as now."""
-
-    book: Any
-    exchange: str
-    caught: tuple[str, ...]
-    query: dict[str, str]
-    at_ms: int
-
-    @property
-    def now(self) -> int:
-        """The running minute, since 1970."""
-        return self.at_ms // MINUTE_MS
-
-    def window(self) -> Window:
-        """The exchange's tickers now."""
-        return self.book.window(self.exchange, self.at_ms)
-
-    def listed(self) -> list[Market]:
-        """The markets that are traded today."""
-        return [market for market in self.book.markets(self.exchange) if market.listed(day_of(self.now))]
-
-    def candles(self, market: Market, first: int, last: int, flat: bool = False) -> list[Candle]:
-        """One market's minutes first to last, both included."""
-        return self.book.candles(market, first, last, self.at_ms, flat)
-
-
-@dataclass(frozen=True)
-class Format:
-    """An exchange's routes (pattern of a path, what answers it), errors, and usual headers."""
-
-    routes: dict[str, Callable[[Request], bytes]]
-    errors: dict[str, tuple[int, bytes]]
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def error(self, kind: str, status: int | None = None) -> Reply:
-        """One of its errors, with the status that it has there, or another."""
-        usual, body = self.errors.get(kind, self.errors["unavailable"])
-        return Reply(status or usual, body, headers=self.headers)
+from cryptomon_lib.simulated_venues import VENUES
 
 
 def answer(book: Any, exchange: str, path: str, query: dict[str, str], at_ms: int) -> Reply:
@@ -93,33 +38,6 @@ def answer(book: Any, exchange: str, path: str, query: dict[str, str], at_ms: in
                 return form.error(refused.kind)
             return Reply(200, body, headers=form.headers)
     return form.error("not_found")
-
-
-def written(value: Any) -> bytes:
-    """JSON without spaces, in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def whole(text: str | None, otherwise: int) -> int:
-    """A query's integer, or what stands for an absent one. Raises Refused("invalid")."""
-    if text is None or text == "":
-        return otherwise
-    try:
-        return int(float(text))
-    except (ValueError, OverflowError):
-        raise Refused("invalid") from None
-
-
-def plain(value: float, decimals: int) -> str:
-    """A decimal without trailing zeros and without an exponent."""
-    text = f"{value:.{decimals}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _columns(stretch: Part) -> Iterator[tuple[float, float, float, float, float, int]]:
-    """Open, high, low, last, quote volume and trades, by market."""
-    arrays = (stretch.open, stretch.high, stretch.low, stretch.last, stretch.quote_volume, stretch.trades)
-    return zip(*(array.tolist() for array in arrays), strict=True)
 
 
 # ---- Kraken: https://docs.kraken.com/api/docs/rest-api/get-ticker-information
@@ -175,8 +93,8 @@ def _kraken_ticker(request: Request) -> bytes:
 
 def _kraken_rows(window: Window) -> Iterator[tuple[Market, tuple, tuple, tuple]]:
     """Each market with its rolling 24 h, its day since midnight, and its book (bid, ask, size of the last trade)."""
-    rolling = zip(_columns(window.day), window.volume.tolist(), strict=True)
-    today = zip(_columns(window.today), (window.today.lots / window.scale).tolist(), strict=True)
+    rolling = zip(columns_of(window.day), window.volume.tolist(), strict=True)
+    today = zip(columns_of(window.today), (window.today.lots / window.scale).tolist(), strict=True)
     lots = (window.day.last_lots / window.scale).tolist()
     book = zip(window.bid.tolist(), window.ask.tolist(), lots, strict=True)
     blank = ((0.0, 0.0, 0.0, 0.0, 0.0, 0), 0.0)
@@ -269,7 +187,7 @@ def _coinbase_stats(request: Request) -> bytes:
     window = request.window()
     entries = []
     for market, alive, row, volume in zip(
-        window.markets, window.alive.tolist(), _columns(window.day), window.volume.tolist(), strict=True
+        window.markets, window.alive.tolist(), columns_of(window.day), window.volume.tolist(), strict=True
     ):
         if alive:
             entries.append(
@@ -376,7 +294,7 @@ def _binance_number(window: Window, symbol: str) -> int:
 
 def _binance_entries(window: Window) -> list[str]:
     numbers = zip(
-        _columns(window.day),
+        columns_of(window.day),
         window.volume.tolist(),
         (window.day.last_lots / window.scale).tolist(),
         window.bid.tolist(),
@@ -449,22 +367,10 @@ def _binance_klines(request: Request) -> bytes:
     last = min(whole(query.get("endTime"), request.at_ms) // MINUTE_MS, request.now)
     if query.get("startTime"):
         first = -(-whole(query["startTime"], 0) // MINUTE_MS)
-        candles = _from(request, market, first, last, limit)
+        candles = candles_from(request, market, first, last, limit)
     else:
         candles = request.candles(market, last - limit + 1, last, flat=True)
     return ("[" + ",".join(_binance_kline(candle, market) for candle in candles) + "]").encode()
-
-
-def _from(request: Request, market: Market, first: int, last: int, limit: int) -> list[Candle]:
-    """The first `limit` candles from a minute on, across days on which the market was not listed."""
-    found: list[Candle] = []
-    for day in range(day_of(max(first, 0)), day_of(last) + 1):
-        if market.listed(day):
-            edges = max(first, day * DAY_MINUTES), min(last, (day + 1) * DAY_MINUTES - 1)
-            found += request.candles(market, *edges, flat=True)
-        if len(found) >= limit:
-            break
-    return found[:limit]
 
 
 def _binance_kline(candle: Candle, market: Market) -> str:
@@ -527,7 +433,7 @@ def _binance_symbol(market: Market, trading: bool) -> dict[str, Any]:
 # ---- Cryptowatch (closed in 2023): an aggregator of the others, and of contracts that only it shows
 
 _CRYPTOWATCH_NAMES = {"kraken": "kraken", "coinbase": "coinbase-pro", "binance": "binance"}
-_CRYPTOWATCH_SOURCES = (*_CRYPTOWATCH_NAMES, "futures")
+CRYPTOWATCH_SOURCES = (*_CRYPTOWATCH_NAMES, "futures")
 _ALLOWANCE = {
     "cost": 0.002,
     "remaining": 9.998,
@@ -549,7 +455,7 @@ def _cryptowatch_markets(request: Request) -> dict[tuple[str, str], Market]:
     day = day_of(request.now)
     return {
         _cryptowatch_key(market, day): market
-        for source in _CRYPTOWATCH_SOURCES
+        for source in CRYPTOWATCH_SOURCES
         for market in request.book.markets(source)
         if (market.dead or market.listed(day)) and not market.suffix.startswith(":")
     }
@@ -558,10 +464,10 @@ def _cryptowatch_markets(request: Request) -> dict[tuple[str, str], Market]:
 def _cryptowatch_summaries(request: Request) -> bytes:
     keys = {market: key for key, market in _cryptowatch_markets(request).items()}
     result = {}
-    for source in _CRYPTOWATCH_SOURCES:
+    for source in CRYPTOWATCH_SOURCES:
         window = request.book.window(source, request.at_ms)
         rows = zip(
-            window.markets, window.alive.tolist(), _columns(window.day), window.volume.tolist(), strict=True
+            window.markets, window.alive.tolist(), columns_of(window.day), window.volume.tolist(), strict=True
         )
         for market, alive, row, volume in rows:
             if market in keys:
@@ -659,22 +565,6 @@ def _cryptowatch_error(says: str) -> bytes:
     return written({"error": says, "allowance": {**_ALLOWANCE, "cost": 0.005}})
 
 
-def _generic_error(says: str) -> bytes:
-    return written({"error": says})
-
-
-UNKNOWN = Format(
-    routes={},
-    errors={
-        "not_found": (404, _generic_error("not found")),
-        "rate_limit": (429, _generic_error("too many requests")),
-        "banned": (418, _generic_error("banned")),
-        "restricted": (451, _generic_error("not available from your location")),
-        "internal": (500, _generic_error("internal error")),
-        "unavailable": (503, _generic_error("unavailable")),
-    },
-)
-
 FORMATS: dict[str, Format] = {
     "kraken": Format(
         routes={
@@ -764,4 +654,5 @@ FORMATS: dict[str, Format] = {
             "unavailable": (503, _cryptowatch_error("Service unavailable")),
         },
     ),
+    **VENUES,
 }

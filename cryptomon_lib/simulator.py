@@ -1,4 +1,4 @@
-"""The simulated exchange: an HTTP server on loopback that answers as Kraken, Coinbase, Binance and Cryptowatch do.
+"""The simulated exchange: an HTTP server on loopback that answers as each exchange does (see simulated_formats).
 
 Owns the server, its clock, and faults on demand. What is answered comes from simulated markets, or from a replay of
 recordings. `X-As-Of: 2021-09-28T12:00:00Z` makes that moment the request's "now". Addresses are
@@ -30,8 +30,9 @@ from urllib.parse import parse_qsl, unquote
 from cryptomon_lib.errors import SimulatorError
 from cryptomon_lib.replay import ReplayFeed
 from cryptomon_lib.simulated_faults import Faults, Sent, moment_ms, spoiled
-from cryptomon_lib.simulated_formats import FORMATS, UNKNOWN, Down, Reply, answer, written
+from cryptomon_lib.simulated_formats import CRYPTOWATCH_SOURCES, FORMATS, answer
 from cryptomon_lib.simulated_market import SimulatedMarket, iso
+from cryptomon_lib.simulated_replies import UNKNOWN, Down, Reply, written
 from cryptomon_lib.simulated_universe import MARKETS
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def markets(exchange: str) -> list[str]:
     """
     if exchange not in FORMATS:
         raise SimulatorError(f"no exchange {exchange!r} is simulated; there are {', '.join(FORMATS)}")
-    sources = MARKETS if exchange == "cryptowatch" else [exchange]
+    sources = CRYPTOWATCH_SOURCES if exchange == "cryptowatch" else [exchange]
     found = [market for source in sources for market in MARKETS[source]]
     always = [market for market in found if not market.dead and not market.suffix and market.season is None]
     return list(dict.fromkeys(f"{market.base}-{market.quote}" for market in always))

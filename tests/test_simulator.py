@@ -9,13 +9,16 @@ import sys
 import threading
 import time
 import urllib.request
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 
 import pytest
 import requests
 
+from cryptomon_lib import exchanges
 from cryptomon_lib.errors import SimulatorError
+from cryptomon_lib.payloads import Payload
 from cryptomon_lib.simulated_formats import FORMATS
 from cryptomon_lib.simulated_universe import MARKETS, expiry
 from cryptomon_lib.simulator import Simulator, markets
@@ -622,3 +625,93 @@ def test_in_the_foreground_it_serves_until_it_is_asked_to_end(number):
         process.kill()
         process.stdout.close()
         process.wait()
+
+
+# ---- each exchange's own reader reads what is written in its way
+
+
+READERS = [name for name in exchanges.names() if hasattr(exchanges.get(name), "candles_request")]
+
+
+def flattened(exchange, request, body, at):
+    payload = Payload("", request.host, request.route, dict(request.query), at, at, request.symbol, body)
+    listed = exchanges.get(request.source).read_instruments(body_of(exchange, request.source))
+    return exchanges.flatten(payload, {one.symbol: one for one in listed})
+
+
+def body_of(exchange, name):
+    request = exchanges.request(name, "instruments")
+    return get(exchange, f"/{name}{request.url('/')}").content
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_an_exchange_writes_is_what_its_module_reads(name, exchange):
+    at = datetime(2026, 7, 27, 12, 0, 20, tzinfo=UTC)
+    module, as_of = exchanges.get(name), "2026-07-27T12:00:20Z"
+    ticker = exchanges.request(name, "tickers")
+    found = flattened(exchange, ticker, get(exchange, f"/{name}{ticker.url('/')}", as_of).content, at)
+    assert not found.rejected and found.rows.num_rows >= 20
+    market = next(one for one in MARKETS[name] if one.base == "BTC" and one.quote in ("USD", "USDT"))
+    row = next(r for r in found.rows.to_pylist() if r["market"] == f"{market.base}-{market.quote}")
+    window = exchange.market.window(name, 1785153620000)
+    place = window.markets.index(market)
+    for column, expected in {
+        "price": window.day.last[place],
+        "high_24h": window.day.high[place],
+        "low_24h": window.day.low[place],
+        "volume_24h": window.volume[place],
+    }.items():
+        assert row[column] == pytest.approx(expected, rel=1e-6), column
+    for column in ("open_24h", "change_24h_pct", "quote_volume_24h"):
+        if row[column] is not None:
+            opened = window.day.open[place]
+            expected = {
+                "open_24h": opened,
+                "change_24h_pct": 100 * (window.day.last[place] / opened - 1),
+                "quote_volume_24h": window.day.quote_volume[place],
+            }[column]
+            assert row[column] == pytest.approx(expected, rel=1e-3, abs=0.02), column
+    minute = timedelta(minutes=1)
+    (one,) = [i for i in module.read_instruments(body_of(exchange, name)) if i.symbol == row["symbol"]]
+    until = at.replace(second=0)
+    requests = [
+        module.candles_request(one, until - 5 * minute, until),
+        *exchanges.candles_pages(name, one, until - 250 * minute, until - 3 * minute, at),
+    ]
+    opened = set()
+    for request in requests:
+        body = get(exchange, f"/{name}{request.url('/')}", as_of).content
+        candles = flattened(exchange, request, body, at)
+        assert {reason for _, reason in candles.rejected} <= {"the interval had not ended"}
+        truth = {c.minute: c for c in exchange.market.candles(market, 29752000, 29752559, 1785153620000)}
+        for candle in candles.rows.to_pylist():
+            number = int(candle["opened_at"].timestamp()) // 60
+            opened.add(number)
+            if number not in truth:
+                assert candle["volume"] == 0
+                continue
+            expected = truth[number]
+            for column in ("open", "high", "low", "close", "volume"):
+                assert candle[column] == pytest.approx(getattr(expected, column), rel=1e-6), (number, column)
+            if candle["quote_volume"] is not None:
+                assert candle["quote_volume"] == pytest.approx(expected.quote_volume, rel=1e-4)
+    # BTC trades each minute: all closed ones from 250 minutes ago are there
+    assert set(range(29752560 - 250, 29752560)) <= opened
+
+
+def test_coins_come_page_by_page_and_after_the_last_one_nothing(exchange):
+    pages = [
+        read(exchange, f"/coingecko/api/v3/coins/markets?vs_currency=usd&per_page=25&page={n}")
+        for n in (1, 2, 3, 4)
+    ]
+    assert [len(page) for page in pages[:2]] == [25, 25] and pages[3] == []
+    ids = [coin["id"] for page in pages for coin in page]
+    assert len(set(ids)) == len(ids) > 50
+
+
+def test_a_call_of_candles_that_reaches_too_far_back_is_refused_as_gate_does(exchange):
+    answer = get(
+        exchange,
+        f"/gate/api/v4/spot/candlesticks?currency_pair=BTC_USDT&interval=1m&from={NOON_S - 700_000}&to={NOON_S}",
+    )
+    assert answer.status_code == 400 and b"too long ago" in answer.content
