@@ -4,6 +4,7 @@ Owns the grid of slots, which calls a run makes, and what counts as a run that b
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -139,8 +140,10 @@ class _Poll:
     def __init__(self, monitor: Monitor, fetcher: Fetcher, replay: bool):
         self.monitor, self.fetcher, self.replay = monitor, fetcher, replay
         self.outcomes: list[Outcome] = []
+        self.newest_lock = threading.Lock()
         self.hosts = hosts(monitor.settings)
-        self.newest: dict[str, tuple[Outcome, bytes]] = {}
+        # of each source the newest slot's tickers, page by page
+        self.newest: dict[str, list[tuple[Outcome, bytes]]] = {}
 
     def one(self, slot: datetime, request: Request) -> Outcome:
         """Make one call and store its payload; nothing is asked where the slot has one."""
@@ -155,14 +158,17 @@ class _Poll:
             log.warning("%s", error)
             outcome.state, outcome.says = "failed", str(error)
             return outcome
-        newest = self.newest.get(request.source)
-        if request.endpoint == "tickers" and (newest is None or newest[0].slot <= slot):
-            self.newest[request.source] = (outcome, body)
+        if request.endpoint == "tickers":
+            with self.newest_lock:
+                found = self.newest.setdefault(request.source, [])
+                if not found or found[0][0].slot <= slot:
+                    pages = [one for one in found if one[0].slot == slot]
+                    self.newest[request.source] = [*pages, (outcome, body)]
         return outcome
 
     def instruments(self, name: str, endpoint: str, slot: datetime) -> dict[str, Instrument]:
         """The exchange's instruments, asked for where they are needed and older than a day."""
-        if not _needs_instruments(name, endpoint):
+        if not _needs_instruments(self.monitor, name, endpoint):
             return {}
         have = load_instruments(self.monitor, name)
         if have and (self.replay or self._listed_lately(name)):
@@ -184,13 +190,17 @@ class _Poll:
 
     def check_newest(self) -> None:
         """Says of each exchange's newest tickers when they are fewer than they should be."""
-        for name, (outcome, body) in self.newest.items():
+        for name, pages in self.newest.items():
+            outcome = max((one for one, _ in pages), key=lambda one: one.key)
             try:
-                symbols = sorted(known.get(name).list_symbols(body))
+                symbols = sorted(symbol for _, body in pages for symbol in known.get(name).list_symbols(body))
             except PayloadError as error:
                 outcome.says = f"stored, but it will not flatten: {error}"
                 continue
             outcome.markets = len(symbols)
+            if len(pages) < getattr(known.get(name), "TICKERS_PAGES", 1):
+                # a page that failed says so itself; what it would have brought has not vanished
+                continue
             outcome.says = self._too_few(name, symbols)
             if outcome.says:
                 log.warning("%s: %s", name, outcome.says)
@@ -219,8 +229,8 @@ class _Poll:
             url,
             exchange=request.source,
             refused=known.get(request.source).refused,
-            # no candle is no fault: nothing was traded
-            may_be_empty=request.endpoint == "candles",
+            # no candle is no fault: nothing was traded; nor is a page beyond the last
+            may_be_empty=request.endpoint == "candles" or (request.page or 1) > 1,
             elsewhere=getattr(known.get(request.source), "ELSEWHERE", None),
             # the simulated exchange and a replay answer as of that moment
             headers={"X-As-Of": outcome.slot.isoformat().replace("+00:00", "Z")} if self.replay else {},
@@ -252,10 +262,13 @@ def instruments_key(source: str) -> str:
     return f"instruments/{source}.json"
 
 
-def _needs_instruments(name: str, endpoint: str) -> bool:
+def _needs_instruments(monitor: Monitor, name: str, endpoint: str) -> bool:
     module = known.get(name)
     if endpoint == "instruments" or not hasattr(module, "INSTRUMENTS"):
         return False
+    routes = monitor.settings.endpoints.get(name, ()) if endpoint == "all" else (endpoint,)
+    if any("{" in route for route in routes):
+        return True
     for_candles = endpoint in ("all", "candles") and hasattr(module, "candles_request")
     return for_candles or getattr(module, "SPLIT_BY_INSTRUMENTS", False)
 
@@ -271,17 +284,18 @@ def _requests(
 ) -> Iterator[Request]:
     """The calls of one exchange for one slot."""
     if endpoint not in ("all", "candles"):
-        yield known.request(name, endpoint)
+        yield from known.requests(name, endpoint, instruments, markets)
     if endpoint == "all":
-        yield known.request(name, "tickers")
+        yield from known.requests(name, "tickers")
         for route in monitor.settings.endpoints.get(name, ()):
-            yield known.request(name, route)
+            yield from known.requests(name, route, instruments, markets)
     candles_request = getattr(known.get(name), "candles_request", None)
     if endpoint in ("all", "candles") and candles_request:
         since = slot - timedelta(seconds=max(every_s, monitor.settings.cadence_s)) - _OVERLAP
-        for one in instruments.values():
-            if one.trading and one.kind == "spot" and f"{one.base}-{one.quote}" in markets:
-                yield candles_request(one, since, slot)
+        # minutes beyond what one call brings are a hole, which backfill fills
+        since = max(since, slot - timedelta(minutes=known.get(name).CANDLES_MAX - 1))
+        for one in known.followed(instruments, markets):
+            yield candles_request(one, since, slot)
 
 
 def _live(
