@@ -3,6 +3,9 @@
 import importlib
 
 _NAMES = {
+    "fill_holes": "backfill",
+    "note_holes": "holes",
+    "progress_bar": "progress",
     "open_monitor": "monitor",
     "collect_payloads": "collect",
     "flatten_payloads": "flatten",

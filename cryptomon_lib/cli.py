@@ -167,6 +167,44 @@ def notify(
 
 
 @app.command()
+def backfill(
+    since: Annotated[
+        str, typer.Option(help="How far back: 30d, 12h, or a time; as in the params where not given.")
+    ] = "",
+    markets: Annotated[str, typer.Option(help="BASE-QUOTE, by comma; the watchlist where not given.")] = "",
+    exchange: Annotated[str, typer.Option(help="By comma; those of the params where not given.")] = "",
+    as_of: AsOf = "",
+    environment: Environment = "local",
+    flags: Flags = [],  # noqa: B006
+) -> None:
+    """Fill what was missed, and a first history, from the exchanges' candles; ended anywhere, it goes on next time."""
+    from cryptomon_lib.backfill import fill_holes
+    from cryptomon_lib.monitor import open_monitor
+    from cryptomon_lib.progress import progress_bar
+    from cryptomon_lib.run import Stopped, locked, signals
+
+    _choose(environment, flags)
+    monitor = open_monitor(environment)
+    try:
+        with signals(), locked(monitor, "70_backfill"), progress_bar("candles") as told:
+            done = fill_holes(
+                monitor, since or None, _names(markets), _names(exchange), as_of or None, progress=told
+            )
+    except Stopped as stop:
+        typer.echo("Ended. What came is kept; the same command goes on where this one was.", err=True)
+        sys.exit(128 + stop.number)
+    if not done.table.empty:
+        typer.echo(done.table.to_string())
+    typer.echo(
+        f"{done.calls:,} calls, {done.failed:,} failed; of the minutes missing {done.count('filled'):,} filled, "
+        f"{done.count('untraded'):,} without a trade, {done.count('lost'):,} lost, {done.count('open'):,} still open"
+    )
+    for name, says in done.problems.items():
+        typer.echo(f"{name}: {says}", err=True)
+    done.check()
+
+
+@app.command()
 def reflatten(
     exchange: Annotated[str, typer.Option(help="Only payloads of this exchange.")] = "",
     environment: Environment = "local",
@@ -346,6 +384,10 @@ def _pairs(texts: list[str]) -> dict[str, str]:
             raise ParameterError(f"{text!r} is no name=value.")
         pairs[name] = value
     return pairs
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _json(text: str) -> dict:

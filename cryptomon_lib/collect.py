@@ -104,7 +104,7 @@ def collect_payloads(
     every_s = every_s or monitor.settings.cadence_s
     _check(monitor, names, endpoint, samples, every_s)
     fetcher = fetcher or open_fetcher(monitor.settings)
-    poll = _Poll(monitor, fetcher, as_of is not None)
+    poll = Poll(monitor, fetcher, as_of is not None)
     start = _start(monitor, as_of, every_s)
     slots = [start + timedelta(seconds=every_s * index) for index in range(samples)]
     run = _replay if as_of is not None else _live
@@ -134,8 +134,8 @@ def load_instruments(monitor: Monitor, source: str) -> dict[str, Instrument]:
     return msgspec.json.decode(monitor.storage.get(key), type=dict[str, Instrument])
 
 
-class _Poll:
-    """The calls of one run."""
+class Poll:
+    """The calls of one run; replay: as of their slots."""
 
     def __init__(self, monitor: Monitor, fetcher: Fetcher, replay: bool):
         self.monitor, self.fetcher, self.replay = monitor, fetcher, replay
@@ -299,7 +299,7 @@ def _requests(
 
 
 def _live(
-    pool: ThreadPoolExecutor, poll: _Poll, plan: list, progress: Callable[[int, int], None]
+    pool: ThreadPoolExecutor, poll: Poll, plan: list, progress: Callable[[int, int], None]
 ) -> list[Outcome]:
     """One slot after the other, each at its time; a slot that comes late is still polled."""
     outcomes = []
@@ -311,7 +311,7 @@ def _live(
 
 
 def _replay(
-    pool: ThreadPoolExecutor, poll: _Poll, plan: list, progress: Callable[[int, int], None]
+    pool: ThreadPoolExecutor, poll: Poll, plan: list, progress: Callable[[int, int], None]
 ) -> list[Outcome]:
     """All slots as fast as they come."""
     outcomes: list[Outcome] = []

@@ -91,6 +91,14 @@ class DuckDB(Section):
     threads: Count | None
 
 
+class Backfill(Section):
+    """How what was missed is asked for."""
+
+    days: Count
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    holes_days: Count
+
+
 class Athena(Section):
     """Where Athena runs."""
 
@@ -135,6 +143,7 @@ class Settings(Section):
     fetch: Fetch
     limits: Limits
     retention: Retention
+    backfill: Backfill
     notify: Notify
     duckdb: DuckDB
     athena: Athena

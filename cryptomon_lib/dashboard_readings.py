@@ -80,7 +80,9 @@ class Readings:
 
     def sources(self) -> Columns:
         """One row per source: samples (minutes with ticks), expected, last_at of 24 h."""
-        return self._columns("select source, samples, expected, last_at from completeness order by source")
+        return self._columns(
+            "select source, samples, expected, last_at from completeness where measure = 'ticks' order by source"
+        )
 
     def _columns(self, text: str, **values: Any) -> Columns:
         return plain(self._engine.query(text, **values))

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -316,6 +316,14 @@ def _finite(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def locked(monitor: Monitor, name: str) -> AbstractContextManager:
+    """Holds a job's lock on this root while it is open.
+
+    Raises AlreadyRunning: another run holds it.
+    """
+    return _locks(monitor, {name})
 
 
 @contextmanager

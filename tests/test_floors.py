@@ -13,6 +13,7 @@ LIBRARY = Path(cryptomon_lib.__file__).parent
 FLOORS = {
     "errors": 0,
     "facts": 0,
+    "progress": 0,
     "simulated_universe": 0,
     "config": 1,
     "tables": 1,
@@ -52,6 +53,8 @@ FLOORS = {
     "rules": 4,
     "evaluator": 5,
     "history": 6,
+    "holes": 6,
+    "backfill": 7,
     "metrics": 6,
     "alerts": 7,
     "charts": 6,

@@ -1,9 +1,9 @@
--- How old each source's newest tick is.
+-- How old each source's newest tick is, and its newest candle.
 -- grain: source
--- units: age_s in seconds
+-- units: age_s and candle_age_s in seconds; a candle is as old as its end
 -- lookback: 24 h
--- why: a number is to be believed only as far as its age is known.
-with newest as (
+-- why: a number is to be believed only as far as its age is known. A source without candles has null there.
+with ticked as (
     select
         source,
         max(collected_at) as collected_at
@@ -15,16 +15,34 @@ with newest as (
     group by source
 ),
 
-final as (
+candled as (
     select
         source,
-        collected_at,
-        date_diff('millisecond', collected_at, cast(current_timestamp at time zone 'UTC' as timestamp(3))) / 1e3 as age_s
-    from newest
+        max(opened_at) + interval '60' second as candle_at
+    from candles
+    where
+        interval_s = 60
+        and day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour) as varchar)
+        and opened_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour
+        and opened_at <= cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '60' second
+    group by source
+),
+
+final as (
+    select
+        ticked.source,
+        ticked.collected_at,
+        date_diff('millisecond', ticked.collected_at, cast(current_timestamp at time zone 'UTC' as timestamp(3))) / 1e3 as age_s,
+        candled.candle_at,
+        date_diff('millisecond', candled.candle_at, cast(current_timestamp at time zone 'UTC' as timestamp(3))) / 1e3 as candle_age_s
+    from ticked
+    left join candled on ticked.source = candled.source
 )
 
 select
     source,
     collected_at,
-    age_s
+    age_s,
+    candle_at,
+    candle_age_s
 from final
