@@ -76,7 +76,7 @@ def monitor_at(root: str) -> Monitor:
 def work(root: str, told) -> None:
     """Compact; tell seconds, peak memory and what was done."""
     monitor, began = monitor_at(root), time.perf_counter()
-    done = compact_tables(monitor, BEGIN + timedelta(days=1, hours=1), vacuum_after=timedelta(hours=1))
+    done = compact_tables(monitor, BEGIN + timedelta(days=1, hours=2), vacuum_after=timedelta(hours=1))
     told.send({"seconds": time.perf_counter() - began, "peak_mb": high_water_mb("self")} | vars(done))
 
 
@@ -84,6 +84,7 @@ def read(root: str, rows: int, stop, told) -> None:
     """Count the day's rows and keys until told to stop; tell how often, and how often the count was another."""
     lake, counts, wrong, first = monitor_at(root).lake, 0, 0, None
     connection = duckdb.connect(config={"threads": 1})
+    connection.execute("set enable_progress_bar = false")
     while not stop.is_set():
         listed = [file.path for file in lake.files("ticks", f"{BEGIN:%Y-%m-%d}", f"{BEGIN:%Y-%m-%d}")]
         found = connection.execute(
@@ -109,7 +110,7 @@ def write(root: str, stop, told, markets: int) -> None:
 def questions(root: str) -> dict[str, float]:
     """Median milliseconds of one market's day and of all markets' last hour, read as the engine reads."""
     lake, connection = monitor_at(root).lake, duckdb.connect(config={"threads": 2})
-    connection.execute("set TimeZone = 'UTC'")
+    connection.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
     actions = lake.actions(lake.open("ticks")).to_pylist()
     day = [one for one in actions if one["partition.day"] == f"{BEGIN:%Y-%m-%d}"]
     since = max(one["max.collected_at"] for one in day) - timedelta(minutes=59)

@@ -13,6 +13,7 @@ _NAMES = {
     "compact_tables": "compact",
     "describe_tables": "compact",
     "roll_up": "rollups",
+    "keep_latest": "latest",
     "parse_moment": "payloads",
     "Engine": "engine",
     "Facts": "facts",

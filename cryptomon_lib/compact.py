@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 # the last answers of an hour arrive and are flattened after it has ended
 GRACE = timedelta(minutes=4)
+# what is asked each minute, of all markets, is of the last 70 minutes: hours answer it sooner than a day does,
+# which is sorted by market, so a day's hours stay until they are out of that
+DAY_GRACE = timedelta(hours=2)
 # no query takes longer than this, so files that left the table so long ago are read by none
 VACUUM_AFTER = HOUR
 # rows that are sorted in memory at once, and rows of a row group: reading one market reads one group
@@ -136,7 +139,7 @@ def joins(name: str, actions: pa.Table, now: datetime, span: str) -> list[Join]:
     for partition, group in groupby(files, key=lambda file: tuple(file[column] for column in columns)):
         mine = list(group)
         begins = datetime.fromisoformat(mine[0]["partition.day"]).replace(tzinfo=UTC)
-        closed = begins + DAY + GRACE <= now
+        closed = begins + DAY + DAY_GRACE <= now
         if span == "hour" and (not closed or len(mine) > _FILES):
             sets = _by_hour(mine, bounds, now)
         elif span == "day" and closed:
@@ -235,7 +238,7 @@ class _Sorted:
         self._connection = duckdb.connect(
             config={"memory_limit": _MEMORY, "temp_directory": self._spill.name}
         )
-        self._connection.execute("set TimeZone = 'UTC'")
+        self._connection.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
         if self._storage.is_s3:
             self._connection.register_filesystem(self._storage.fs)
         return self

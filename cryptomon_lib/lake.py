@@ -160,6 +160,8 @@ class Lake:
                 table,
                 rows.cast(schema(name)),
                 mode="overwrite",
+                # what is replaced whole may have had other columns
+                schema_mode=None if predicate else "overwrite",
                 predicate=predicate,
                 writer_properties=_properties(name),
             )
@@ -233,6 +235,10 @@ class Lake:
             raise CommitConflict(f"{self.uri(name)}: another commit came first.") from error
         except (DeltaError, OSError) as error:
             raise _storage_error("commit to", self.uri(name), error) from error
+
+    def is_as_declared(self, name: str, table: DeltaTable) -> bool:
+        """Whether the table has the columns that the data dictionary has now."""
+        return [field.name for field in table.schema().fields] == schema(name).names
 
     def mark(self, table: DeltaTable, mark: str) -> int | None:
         """The number that the last commit with that mark left; None where there was none."""

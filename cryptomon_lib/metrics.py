@@ -9,6 +9,7 @@ from cryptomon_lib import sql
 from cryptomon_lib.config import nearest
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.errors import UnknownMarket
+from cryptomon_lib.latest import is_of_now, shared_columns
 
 
 def describe_views() -> pd.DataFrame:
@@ -100,5 +101,12 @@ def ranks(engine: Engine, measure: str) -> pd.DataFrame:
 
 
 def latest(engine: Engine) -> pd.DataFrame:
-    """One row per market: its newest tick."""
-    return engine.query("select * from latest order by market_id").to_pandas()
+    """One row per market, by market_id: its newest tick and its metrics of now.
+
+    From the table of that name where it is of now, which it is while ticks run; else from the view.
+    """
+    columns = ", ".join(shared_columns())
+    stored = engine.query(f"select as_of, {columns} from stored_latest order by market_id").to_pandas()
+    if len(stored) and is_of_now(engine, stored["as_of"].iloc[0].to_pydatetime()):
+        return stored.drop(columns="as_of")
+    return engine.query(f"select {columns} from latest order by market_id").to_pandas()

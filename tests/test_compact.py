@@ -90,6 +90,12 @@ def test_a_closed_day_becomes_one_file_a_source(monitor, fill, stored):
     assert (again.hours, again.days) == (0, 0)
 
 
+def test_a_day_s_hours_stay_while_the_last_of_them_is_asked_for_each_minute(local, fill):
+    fill(local, NOON + 11 * HOUR, 3)
+    assert compact_tables(local, NOON + 14 * HOUR - MINUTE).days == 0 and files(local) == ["hour"]
+    assert compact_tables(local, NOON + 14 * HOUR).days == 1
+
+
 def test_a_day_of_many_files_becomes_hours_first(local, fill, stored, monkeypatch):
     monkeypatch.setattr(compact, "_FILES", 4)
     fill(local, NOON, 3)

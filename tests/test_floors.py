@@ -60,6 +60,7 @@ FLOORS = {
     "charts": 6,
     "retention": 6,
     "compact": 6,
+    "latest": 6,
     "rollups": 6,
     "run": 9,
     "dashboard_readings": 7,
