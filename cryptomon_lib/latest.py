@@ -64,7 +64,7 @@ def keep_latest(engine: Engine) -> Kept:
 def shared_columns() -> list[str]:
     """The columns that the view gives and the table has, in the table's order."""
     given = set(sql.parse(sql.views()[LATEST].text).named_selects)
-    return [column for column in TABLES[LATEST].column_names if column in given]
+    return [column for column in TABLES[LATEST].column_names if column in given - {_AS_OF}]
 
 
 def is_of_now(engine: Engine, as_of: datetime | None) -> bool:
