@@ -263,7 +263,7 @@ def test_a_query_of_the_engine_is_the_same_before_and_after(local, fill):
     text = "select market_id, measure, at, value, average_1h from trailing_1h order by market_id, measure, at"
     before = engine.query(text)
     compact_tables(local, NOON + DAY)
-    assert engine.query(text).equals(before) and before.num_rows == 160
+    assert engine.query(text).equals(before) and before.num_rows >= 160
 
 
 def test_an_append_that_came_first_makes_the_commit_look_again(local, fill, stored, monkeypatch):
