@@ -166,6 +166,29 @@ def notify(
     )
 
 
+@app.command("lint-sql")
+def lint_sql(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="View files; all of the project and of notebooks/mine if none."),
+    ] = None,
+) -> None:
+    """Find what view files say that Athena, Trino and DuckDB do not understand alike."""
+    from cryptomon_lib import lint
+    from cryptomon_lib import sql as views
+    from cryptomon_lib.errors import MetricError
+
+    chosen = files or [path for folder in views.folders() for path in sorted(folder.glob("*.sql"))]
+    problems = [problem for path in chosen for problem in lint.lint_file(path)]
+    for problem in problems:
+        typer.echo(str(problem))
+    if problems:
+        raise MetricError(
+            f"{len(problems)} problems in {len(chosen)} files; each line says what to write instead."
+        )
+    typer.echo(f"{len(chosen)} files mean the same on Athena, Trino and DuckDB.")
+
+
 @app.command()
 def backfill(
     since: Annotated[

@@ -84,6 +84,8 @@ def _check(text: str, values: dict[str, Any]) -> None:
     tree, known = sql.parsed(text), sql.views()
     offered = {*known, *TABLES, *(f"stored_{name}" for name in TABLES)}
     unknown = sql.reads(tree) - offered
+    if unusable := [says for name, says in sql.unusable().items() if name in unknown]:
+        raise QueryError(" ".join(unusable))
     if unknown:
         raise QueryError(
             f"No table or view is called {', '.join(sorted(unknown))}. Known: {', '.join(sorted({*TABLES, *known}))}."

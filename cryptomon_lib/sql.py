@@ -4,11 +4,13 @@ A file goes to Athena and Trino as it stands. For DuckDB, sqlglot spells it anew
 would silently mean something else there are rewritten here.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -16,12 +18,16 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.tokens import TokenType
 
-from cryptomon_lib.errors import MetricError, QueryError
+from cryptomon_lib.config import home
+from cryptomon_lib.errors import ConfigError, MetricError, QueryError
 from cryptomon_lib.tables import TABLES
+
+log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "views"
 HEADER = ("grain", "units", "why")
 _FIELD = re.compile(r"^--\s*(grain|units|lookback|time|reach|why):\s*(.*)$")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _SPAN = re.compile(r"(\d+)\s*(min|h|d)")
 _UNITS = {"min": "minutes", "h": "hours", "d": "days"}
 # stands for "now" in the spelled text until a query knows the moment
@@ -59,16 +65,81 @@ class View:
         return parsed(self.text)
 
 
-@cache
-def views(folder: Path = FOLDER) -> Mapping[str, View]:
-    """All views by name, each after those that it reads.
+def folders() -> list[Path]:
+    """Where view files are: the project's own, and an analyst's own in notebooks/mine, which no upgrade touches."""
+    with suppress(ConfigError):
+        return [FOLDER, home() / "notebooks" / "mine"]
+    return [FOLDER]
+
+
+def views(folder: Path | None = None) -> Mapping[str, View]:
+    """All views by name, each after those that it reads: the project's, and an analyst's own beside them.
+
+    A file that was written, changed or taken away since is seen. An analyst's file that cannot be used stops
+    nothing: it is left out, and `unusable` says why. folder: only the views of that one.
 
     Raises MetricError: a header or the SQL of a file cannot be read, a name is unknown, or views read each
     other in a circle. Names the file.
     """
-    found = {path.stem: _read(path) for path in sorted(folder.glob("*.sql"))}
+    return _views(*([folder] if folder else folders())).known
+
+
+def unusable() -> Mapping[str, str]:
+    """Of an analyst's view files those that cannot be used: name, and why."""
+    return _views(*folders()).unusable
+
+
+@dataclass(frozen=True)
+class _Views:
+    known: Mapping[str, View]
+    unusable: Mapping[str, str]
+
+
+def _views(house: Path, own: Path | None = None) -> _Views:
+    return _loaded(_files(house), _files(own) if own else ())
+
+
+def _files(folder: Path) -> tuple[tuple[Path, int, int], ...]:
+    """The files of a folder, each with what changes when it is written anew."""
+    found = []
+    for path in sorted(folder.glob("*.sql")):
+        with suppress(FileNotFoundError):
+            stat = path.stat()
+            found.append((path, stat.st_mtime_ns, stat.st_size))
+    return tuple(found)
+
+
+@lru_cache(16)
+def _loaded(house: tuple, own: tuple) -> _Views:
+    known = _in_order({path.stem: read_view(path) for path, *_ in house})
+    waiting: dict[str, View] = {}
+    why: dict[str, str] = {}
+    for path, *_ in own:
+        try:
+            if path.stem in known or path.stem in TABLES:
+                raise MetricError(f"{path.name}: there is a view or table of that name; give it another.")
+            if not _NAME.fullmatch(path.stem):
+                raise MetricError(f"{path.name}: SQL takes names of small letters, digits and _: rename it.")
+            waiting[path.stem] = read_view(path)
+        except MetricError as error:
+            why[path.stem] = str(error)
+    while ready := [view for view in waiting.values() if all(_there(read, known) for read in view.reads)]:
+        known |= {view.name: waiting.pop(view.name) for view in ready}
+    for view in waiting.values():
+        absent = sorted(read for read in view.reads if not _there(read, known))
+        why[view.name] = f"{view.name}.sql reads {', '.join(absent)}, which is no table and no usable view."
+    for says in why.values():
+        log.warning("a view of notebooks/mine is left out: %s", says)
+    return _Views(known, why)
+
+
+def _there(name: str, known: Mapping[str, View]) -> bool:
+    return name in known or table_of(name, known) is not None
+
+
+def _in_order(found: Mapping[str, View]) -> dict[str, View]:
     for view in found.values():
-        unknown = {name for name in view.reads if name not in found and not table_of(name, found)}
+        unknown = {name for name in view.reads if not _there(name, found)}
         if unknown:
             raise MetricError(
                 f"views/{view.name}.sql reads {', '.join(sorted(unknown))}, which is no table and no view."
@@ -300,24 +371,32 @@ def _is_now(node: exp.Expression) -> bool:
     return isinstance(node, exp.CurrentTimestamp)
 
 
-def _read(path: Path) -> View:
-    text = path.read_text(encoding="utf-8")
+def read_view(path: Path) -> View:
+    """The view of one file.
+
+    Raises MetricError: its header or its SQL cannot be read; names the file and what it lacks.
+    """
+    shown = f"{path.parent.name}/{path.name}"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MetricError(f"{shown} cannot be read: {error}. It has to be SQL in UTF-8.") from error
     fields, says = _header(text)
     absent = [name for name in HEADER if not fields.get(name)]
     if absent or not says:
         raise MetricError(
-            f"views/{path.name}: the header lacks {', '.join(absent) or 'its first sentence'}. It begins with a "
+            f"{shown}: the header lacks {', '.join(absent) or 'its first sentence'}. It begins with a "
             "sentence and says grain:, units: and why: (and lookback:, as 26 h, where rows do not reach further; time: "
             "and reach:, where a bound on its rows' time bounds what it reads)."
         )
     try:
         tree = parse(text)
     except QueryError as error:
-        raise MetricError(f"views/{path.name}: {error}") from error
+        raise MetricError(f"{shown}: {error}") from error
     time = fields.get("time")
     if time and time not in tree.named_selects:
         raise MetricError(
-            f"views/{path.name}: time is {time!r}, which it does not select. It has: {', '.join(tree.named_selects)}."
+            f"{shown}: time is {time!r}, which it does not select. It has: {', '.join(tree.named_selects)}."
         )
     return View(
         name=path.stem,
@@ -339,7 +418,7 @@ def _span(path: Path, field: str, fields: Mapping[str, str]) -> timedelta | None
     match = _SPAN.fullmatch(fields[field])
     if not match:
         raise MetricError(
-            f"views/{path.name}: {field} is {fields[field]!r}; write it as 75 min, 26 h or 8 d."
+            f"{path.parent.name}/{path.name}: {field} is {fields[field]!r}; write it as 75 min, 26 h or 8 d."
         )
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 

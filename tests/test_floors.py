@@ -41,6 +41,7 @@ FLOORS = {
     "sql": 3,
     "replay": 3,
     "simulated_faults": 3,
+    "lint": 4,
     "bounds": 4,
     "simulator": 4,
     "fields": 4,

@@ -51,13 +51,11 @@ covered as (
         volume,
         volumes,
         samples,
-        cast(
-            case
-                when opened_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '1' hour
-                    then floor(date_diff('millisecond', opened_at, cast(current_timestamp at time zone 'UTC' as timestamp(3))) / 6e4) + 1e0
-                else 60
-            end as bigint
-        ) as expected
+        case
+            when opened_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '1' hour
+                then cast(floor(date_diff('millisecond', opened_at, cast(current_timestamp at time zone 'UTC' as timestamp(3))) / 6e4) as bigint) + 1
+            else 60
+        end as expected
     from traded
 ),
 
@@ -152,13 +150,11 @@ either as (
         volume,
         volumes,
         samples,
-        cast(
-            case
-                when opened_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '1' hour
-                    then floor(date_diff('millisecond', opened_at, cast(current_timestamp at time zone 'UTC' as timestamp(3))) / 6e4) + 1e0
-                else 60
-            end as bigint
-        ) as expected,
+        case
+            when opened_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '1' hour
+                then cast(floor(date_diff('millisecond', opened_at, cast(current_timestamp at time zone 'UTC' as timestamp(3))) / 6e4) as bigint) + 1
+            else 60
+        end as expected,
         'tick' as origin
     from polled
 ),

@@ -47,13 +47,11 @@ expecting as (
         volume,
         volumes,
         samples,
-        cast(
-            case
-                when opened_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '5' minute
-                    then floor(date_diff('millisecond', opened_at, cast(current_timestamp at time zone 'UTC' as timestamp(3))) / 6e4) + 1e0
-                else 5
-            end as bigint
-        ) as expected,
+        case
+            when opened_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '5' minute
+                then cast(floor(date_diff('millisecond', opened_at, cast(current_timestamp at time zone 'UTC' as timestamp(3))) / 6e4) as bigint) + 1
+            else 5
+        end as expected,
         case when first_origin = last_origin then first_origin else 'mixed' end as origin
     from joined
 ),

@@ -126,7 +126,7 @@ final as (
         1440 * sized.markets as expected,
         least(
             1e0,
-            cast(counted.samples + coalesce(accounted.untraded, 0) as double) / (1440e0 * sized.markets)
+            cast(counted.samples + coalesce(accounted.untraded, 0) as double) / nullif(1440e0 * sized.markets, 0e0)
         ) as share,
         counted.first_at,
         counted.last_at
