@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit notebooks format tour lab dashboard simulate bench lock clean
+.PHONY: help run test lint unit notebooks test-trino format tour lab dashboard simulate bench lock clean
 
 help:  ## list the targets
 	@echo "make TARGET [PARAMS=local|live|dev|staging|prod]"
@@ -34,6 +34,10 @@ notebooks: $(READY)  ## run every notebook, the tour compared with its outputs
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval notebooks/0*.ipynb && \
 	$(BIN)/python -m pytest -q -p no:cacheprovider --nbval-current-env --nbval-cell-timeout 300 \
 		--nbval-lax notebooks/[1-9]*.ipynb notebooks/dashboard.ipynb
+
+# about 1 GB, fetched once; 2 GB of memory; says what is missing where there is no Java or no Maven
+test-trino: $(READY)  ## compare every view on a real Trino with DuckDB
+	$(BIN)/python -m pytest -q -m trino --timeout 1200 tests/test_trino.py
 
 format: $(READY)  ## format code and strip notebooks
 	$(BIN)/ruff check --fix .

@@ -122,6 +122,31 @@ def sql(
     typer.echo(f"{rows.num_rows:,} rows in {time.perf_counter() - started:.2f} s{more}", err=True)
 
 
+@app.command("set-up")
+def set_up(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print every statement and ask nobody anything.")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Make everything anew.")] = False,
+    environment: Environment = "local",
+    flags: Flags = [],  # noqa: B006
+) -> None:
+    """Tell Athena or Trino of the tables and views; nothing is done where nothing changed."""
+    from cryptomon_lib import catalog
+    from cryptomon_lib.monitor import open_monitor
+
+    _choose(environment, flags)
+    monitor = open_monitor(environment)
+    if monitor.settings.engine == "duckdb":
+        typer.echo("DuckDB reads the tables as they are: nothing to set up.", err=True)
+    elif dry_run:
+        for one in catalog.statements(monitor.settings):
+            typer.echo(f"-- {one.kind} {one.name}\n{one.text};\n")
+    else:
+        done = catalog.set_up(monitor, again).reset_index()
+        _print_table(list(done.columns), done.astype(str).to_numpy().tolist())
+
+
 @app.command()
 def notify(
     test: Annotated[str, typer.Option(help="Send a test message to each receiver of this user.")] = "",

@@ -34,6 +34,8 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 # a value that is no name is likely the secret itself
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+# stands in statements that create things, where no value can be bound
+SQLName = Annotated[str, msgspec.Meta(pattern="^[a-z_][a-z0-9_]*$")]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -100,11 +102,34 @@ class Backfill(Section):
 
 
 class Athena(Section):
-    """Where Athena runs."""
+    """Where Athena runs, how it is asked, and how much a query may take."""
 
-    database: str
+    database: SQLName
     workgroup: str
     region: str
+    output: str
+    poll_s: Positive
+    reuse_minutes: Annotated[int, msgspec.Meta(ge=0, le=10080)]
+    timeout_s: Count
+    scan_bytes_max: Count
+    price_per_tb_usd: NotNegative
+    attempts: Count
+    backoff_s: NotNegative
+
+
+class Trino(Section):
+    """Where a Trino of one's own runs; the password or token is in the environment variable that is named."""
+
+    host: str
+    port: Port
+    scheme: Literal["http", "https"]
+    user: str
+    password_from: str
+    token_from: str
+    catalog: SQLName
+    database: SQLName
+    location: str
+    timeout_s: Count
 
 
 class Dashboard(Section):
@@ -147,6 +172,7 @@ class Settings(Section):
     notify: Notify
     duckdb: DuckDB
     athena: Athena
+    trino: Trino
     dashboard: Dashboard
     api: Api
 

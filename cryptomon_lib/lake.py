@@ -116,6 +116,10 @@ class Lake:
         except (DeltaError, OSError) as error:
             raise _storage_error("open", self.uri(name), error) from error
 
+    def columns(self, name: str) -> list[str]:
+        """The columns that the table has; made without rows where it is not there yet, for who cannot read what is not."""
+        return [field.name for field in self._open_or_create(name).schema().fields]
+
     def written(self, name: str, ids: Iterable[str]) -> set[str]:
         """Those of the ids that the table has."""
         table = self.open(name)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import sqlglot
@@ -247,6 +248,17 @@ def table_of(name: str, known: Mapping[str, View]) -> str | None:
 def placeholders(tree: exp.Expression) -> frozenset[str]:
     """The names for which a query wants values."""
     return frozenset(place.name for place in tree.find_all(exp.Placeholder) if place.name)
+
+
+def positional(text: str) -> tuple[str, list[str]]:
+    """A Trino query with `?` for each `:name`, and the names in the order of their places."""
+    tokens = sqlglot.tokenize(text, read="trino")
+    spans, names = [], []
+    for colon, name in pairwise(tokens):
+        if colon.token_type == TokenType.COLON and name.start == colon.end + 1:
+            spans.append((colon.start, name.end + 1, "?"))
+            names.append(name.text)
+    return _spliced(text, spans), names
 
 
 def inlined(text: str, known: Mapping[str, View], now: datetime) -> str:

@@ -30,7 +30,18 @@ def test_help_lists_the_commands():
     done = cryptomon("--help")
 
     assert done.returncode == 0
-    for command in ("up", "run", "runs", "sql", "reflatten", "simulate", "dashboard", "settings", "schedule"):
+    for command in (
+        "up",
+        "run",
+        "runs",
+        "sql",
+        "set-up",
+        "reflatten",
+        "simulate",
+        "dashboard",
+        "settings",
+        "schedule",
+    ):
         assert command in done.stdout
 
 
@@ -46,6 +57,7 @@ def test_help_lists_the_commands():
         (("sql", "select nothing from ticks"), 6, "nothing"),
         (("sql", "select * from tiks"), 6, "Known:"),
         (("sql", "drop table ticks"), 6, "nothing but a query"),
+        (("set-up", "--dry-run", "--set", "engine=athena"), 2, "reads nothing but s3://"),
         (("reflatten", "--exchange", "krakn"), 2, "Did you mean kraken"),
         (("simulate", "--fault", "no json"), 2, "not JSON"),
     ],

@@ -70,6 +70,7 @@ FLOORS = {
     "api": 9,
     "client": 1,
     "dashboard": 8,
+    "catalog": 6,
     "dashboard_voila": 9,
     "dashboard_server": 9,
     "up": 10,

@@ -13,11 +13,17 @@ whole milliseconds) that the query and all views below it take for now. An engin
 gives `sql.inlined(text, known, now)` to its server where `now` is given, because created views follow the
 server's clock. Rows pass through `plain_types`, so that all engines give the same types.
 
+One that has to be told of tables and views before it can be asked (see `catalog`) also has
+
+    .do(statement, values)      -> Answer: what one statement gives, as it stands
+
 `run` is called from several threads. It raises QueryError for what the engine refuses, with the engine's own
 words after ours; StorageError where files cannot be read.
 """
 
 import importlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -69,6 +75,52 @@ def plain_types(rows: pa.Table) -> pa.Table:
     as doubles, text as string."""
     fields = [pa.field(field.name, _plain(field.type)) for field in rows.schema]
     return rows.cast(pa.schema(fields), safe=False)
+
+
+# Trino's names of types, without what is in brackets
+_ARROW = {
+    "boolean": pa.bool_(),
+    "tinyint": pa.int64(),
+    "smallint": pa.int64(),
+    "integer": pa.int64(),
+    "bigint": pa.int64(),
+    "real": pa.float64(),
+    "float": pa.float64(),
+    "double": pa.float64(),
+    "varchar": pa.string(),
+    "string": pa.string(),
+    "char": pa.string(),
+    "json": pa.string(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+    "timestamp with time zone": pa.timestamp("us", tz="UTC"),
+    "varbinary": pa.binary(),
+    "unknown": pa.null(),
+}
+
+
+def arrow_type(name: str) -> pa.DataType | None:
+    """The Arrow type of what Trino calls `name`, as varchar(3) or array(double); None where values decide."""
+    if match := re.fullmatch(r"array\((.*)\)", name):
+        inner = arrow_type(match[1])
+        return pa.list_(inner) if inner else None
+    if match := re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", name):
+        return pa.decimal128(int(match[1]), int(match[2]))
+    return _ARROW.get(re.sub(r"\(\d+\)", "", name))
+
+
+def columns_of(
+    names: Sequence[str], types: Sequence[pa.DataType | None], rows: Sequence[Sequence[Any]]
+) -> pa.Table:
+    """Rows as a client hands them over as an Arrow table."""
+    columns = zip(*rows, strict=True) if rows else [() for _ in names]
+    arrays = [pa.array(values, type=kind) for values, kind in zip(columns, types, strict=True)]
+    return pa.Table.from_arrays(arrays, names=list(names))
+
+
+def no_such_table(engine: str) -> str:
+    """The way out, where an engine knows no table of a name that the project has."""
+    return f" If it is one of the project's, the {engine} catalog lacks it: cryptomon set-up makes it."
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -79,10 +79,10 @@ priced as (
     select
         market_id,
         hour_at,
-        first,
+        "first",
         max,
         min,
-        last,
+        "last",
         samples
     from measures_1h
     where
@@ -106,10 +106,10 @@ polled as (
     select
         priced.market_id,
         priced.hour_at as opened_at,
-        priced.first as open,
+        priced."first" as open,
         priced.max as high,
         priced.min as low,
-        priced.last as close,
+        priced."last" as close,
         counted.volume,
         counted.volumes,
         priced.samples

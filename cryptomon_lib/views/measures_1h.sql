@@ -16,8 +16,8 @@ with rolled_up as (
         m2,
         min,
         max,
-        first,
-        last
+        "first",
+        "last"
     from rollups_1h
     where
         day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '31' day) as varchar)
@@ -46,8 +46,8 @@ summed as (
         var_pop(value) * count(value) as m2,
         min(value) as min,
         max(value) as max,
-        min_by(value, at) filter (where value is not null) as first,
-        max_by(value, at) filter (where value is not null) as last
+        min_by(value, at) filter (where value is not null) as "first",
+        max_by(value, at) filter (where value is not null) as "last"
     from valued
     group by market_id, measure, hour_at
 ),
@@ -63,8 +63,8 @@ final as (
         m2,
         min,
         max,
-        first,
-        last
+        "first",
+        "last"
     from rolled_up
 
     union all
@@ -79,8 +79,8 @@ final as (
         m2,
         min,
         max,
-        first,
-        last
+        "first",
+        "last"
     from summed
 )
 
@@ -94,6 +94,6 @@ select
     m2,
     min,
     max,
-    first,
-    last
+    "first",
+    "last"
 from final

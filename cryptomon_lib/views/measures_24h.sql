@@ -15,8 +15,8 @@ with rolled_up as (
         m2,
         min,
         max,
-        first,
-        last
+        "first",
+        "last"
     from rollups_1h
     where
         day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour) as varchar)
@@ -56,8 +56,8 @@ pieces as (
         m2,
         min,
         max,
-        first,
-        last
+        "first",
+        "last"
     from rolled_up
 
     union all
@@ -71,8 +71,8 @@ pieces as (
         var_pop(value) * count(value) as m2,
         min(value) as min,
         max(value) as max,
-        min_by(value, at) filter (where value is not null) as first,
-        max_by(value, at) filter (where value is not null) as last
+        min_by(value, at) filter (where value is not null) as "first",
+        max_by(value, at) filter (where value is not null) as "last"
     from first_hour
     group by market_id, measure
 
@@ -87,8 +87,8 @@ pieces as (
         var_pop(value) * count(value) as m2,
         min(value) as min,
         max(value) as max,
-        min_by(value, at) filter (where value is not null) as first,
-        max_by(value, at) filter (where value is not null) as last
+        min_by(value, at) filter (where value is not null) as "first",
+        max_by(value, at) filter (where value is not null) as "last"
     from last_hours
     group by market_id, measure
 ),
@@ -112,8 +112,8 @@ merged as (
         sum(pieces.m2 + pieces.samples * (pieces.mean - centred.mean) * (pieces.mean - centred.mean)) as m2,
         min(pieces.min) as min,
         max(pieces.max) as max,
-        min_by(pieces.first, pieces.begins_at) filter (where pieces.first is not null) as first,
-        max_by(pieces.last, pieces.begins_at) filter (where pieces.last is not null) as last
+        min_by(pieces."first", pieces.begins_at) filter (where pieces."first" is not null) as "first",
+        max_by(pieces."last", pieces.begins_at) filter (where pieces."last" is not null) as "last"
     from pieces
     inner join centred
         on pieces.market_id = centred.market_id
@@ -131,8 +131,8 @@ final as (
         case when min = max then 0e0 else m2 end as m2,
         min,
         max,
-        first,
-        last
+        "first",
+        "last"
     from merged
 )
 
@@ -145,6 +145,6 @@ select
     m2,
     min,
     max,
-    first,
-    last
+    "first",
+    "last"
 from final

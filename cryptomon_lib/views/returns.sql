@@ -45,7 +45,7 @@ priced_24h as (
 priced_7d as (
     select
         market_id,
-        last as price
+        "last" as price
     from measures_1h
     where
         measure = 'price'

@@ -9,14 +9,14 @@ with closes as (
     select
         market_id,
         hour_at,
-        last as price
+        "last" as price
     from measures_1h
     where
         measure = 'price'
         and hour_at >= date_trunc('hour', cast(current_timestamp at time zone 'UTC' as timestamp(3))) - interval '169' hour
         and hour_at < date_trunc('hour', cast(current_timestamp at time zone 'UTC' as timestamp(3)))
         and samples >= 45
-        and last > 0e0
+        and "last" > 0e0
 ),
 
 moved as (
