@@ -3,6 +3,8 @@
 import importlib
 
 _NAMES = {
+    "check_health": "health",
+    "checks": "health",
     "fill_holes": "backfill",
     "note_holes": "holes",
     "progress_bar": "progress",

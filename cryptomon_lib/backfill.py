@@ -10,7 +10,7 @@ import math
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -37,6 +37,7 @@ from cryptomon_lib.holes import (
     Hole,
     Span,
     common,
+    first_polls,
     load_judged,
     minute_of,
     moment_of,
@@ -220,7 +221,7 @@ class _Run:
             market: (self.since, min(judged.get(market, (self.minute,))[0] - 1, self.minute - RECENT))
             for market in self.chosen
         }
-        polled = self._first_polls(judged)
+        polled = first_polls(self.monitor)
 
         def change(holes: list[Hole]) -> list[Hole]:
             self._look(holes)
@@ -309,18 +310,6 @@ class _Run:
             for market, minutes in rows.groupby("market_id")["minute"]:
                 if market in self.chosen:
                     self.have[market] = set(minutes.tolist())
-
-    def _first_polls(self, judged: Mapping[str, Span]) -> dict[str, int]:
-        """The first minute of each source's ticks."""
-        table = self.monitor.lake.open("ticks")
-        actions = None if table is None else self.monitor.lake.actions(table)
-        found: dict[str, int] = {}
-        if actions is not None and "min.collected_at" in actions.column_names:
-            for row in actions.select(["partition.source", "min.collected_at"]).to_pylist():
-                if row["min.collected_at"] is not None:
-                    source, minute = row["partition.source"], minute_of(row["min.collected_at"])
-                    found[source] = min(found.get(source, minute), minute)
-        return found
 
     def _with_history(
         self, holes: list[Hole], market: str, source: str, span: Span, first_poll: int | None

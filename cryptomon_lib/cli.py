@@ -253,6 +253,33 @@ def backfill(
 
 
 @app.command()
+def health(
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as critical.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="What health.json says.")] = False,
+    as_of: AsOf = "",
+    environment: Environment = "local",
+    flags: Flags = [],  # noqa: B006
+) -> None:
+    """Check the data; exit 0 where nothing is critical, else 8. What was found is in the table findings and health.json."""
+    from cryptomon_lib.health import REPORT, check_health
+    from cryptomon_lib.monitor import open_monitor
+    from cryptomon_lib.run import locked
+
+    _choose(environment, flags)
+    monitor = open_monitor(environment)
+    with locked(monitor, "60_health"):
+        report = check_health(monitor, as_of or None)
+    if as_json:
+        typer.echo(monitor.storage.get(REPORT).decode())
+    else:
+        rows = report.table.astype(str).to_numpy().tolist()
+        _print_table(list(report.table.columns), rows)
+        counts = ", ".join(f"{count} {severity}" for severity, count in report.counts.items())
+        typer.echo(f"{report.status}: {len(report.seconds)} checks, {counts or 'nothing found'}", err=True)
+    report.check(strict)
+
+
+@app.command()
 def reflatten(
     exchange: Annotated[str, typer.Option(help="Only payloads of this exchange.")] = "",
     environment: Environment = "local",

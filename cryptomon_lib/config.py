@@ -101,6 +101,21 @@ class Backfill(Section):
     holes_days: Count
 
 
+class HealthLimits(Section):
+    """From where on something is a finding."""
+
+    stale_s: Positive
+    dead_s: Positive
+    stuck_s: Positive
+    quarantine_max: Count
+    unchanged_m: Annotated[int, msgspec.Meta(ge=10)]
+    outlier_pct: Positive
+    clock_skew_s: Positive
+    clock_lag_s: Positive
+    complete_min: Share
+    disk_free_gb: NotNegative
+
+
 class Athena(Section):
     """Where Athena runs, how it is asked, and how much a query may take."""
 
@@ -169,6 +184,7 @@ class Settings(Section):
     limits: Limits
     retention: Retention
     backfill: Backfill
+    health: HealthLimits
     notify: Notify
     duckdb: DuckDB
     athena: Athena

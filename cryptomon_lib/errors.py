@@ -23,6 +23,7 @@ CryptomonError                      exit code 1
 │   └── QueryError                  6   SQL that an engine refused
 ├── UnknownMarket                   6   no market of that name, or several
 ├── NotifyError                     7   a message that a receiver did not take
+├── Unhealthy                       8   the data is not as it should be: critical findings
 ├── RunError                        1   a notebook run
 │   ├── NotebookFailed              1   a cell raised
 │   ├── RunTimeout                  124 it took longer than it may
@@ -196,6 +197,12 @@ class NotifyError(CryptomonError):
     def __init__(self, says: str, permanent: bool = False, delivered: Sequence[str] = ()):
         self.permanent, self.delivered = permanent, tuple(delivered)
         super().__init__(says)
+
+
+class Unhealthy(CryptomonError):
+    """Checks of the data found something critical; `findings` and health.json say what."""
+
+    exit_code = 8
 
 
 class RunError(CryptomonError):

@@ -159,6 +159,20 @@ def save_judged(monitor: Monitor, judged: Mapping[str, Span]) -> None:
     monitor.storage.put(_JUDGED, msgspec.json.encode(dict(sorted(judged.items()))))
 
 
+def first_polls(monitor: Monitor) -> dict[str, int]:
+    """The first minute of each source's ticks, as the log of the table knows it."""
+    table = monitor.lake.open("ticks")
+    actions = None if table is None else monitor.lake.actions(table)
+    found: dict[str, int] = {}
+    if actions is None or "min.collected_at" not in actions.column_names:
+        return found
+    for row in actions.select(["partition.source", "min.collected_at"]).to_pylist():
+        if row["min.collected_at"] is not None:
+            source, minute = row["partition.source"], minute_of(row["min.collected_at"])
+            found[source] = min(found.get(source, minute), minute)
+    return found
+
+
 def settle(
     holes: list[Hole], key: Key, spans: Iterable[Span], state: str, reason: str, minute: int
 ) -> list[Hole]:

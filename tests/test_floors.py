@@ -56,6 +56,7 @@ FLOORS = {
     "history": 6,
     "holes": 6,
     "backfill": 7,
+    "health": 9,
     "metrics": 6,
     "alerts": 7,
     "charts": 6,
