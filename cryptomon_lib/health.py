@@ -296,7 +296,8 @@ def stale_price(look: Look) -> Iterator[Found]:
         minutes,
         f"and price is not null and kind = 'spot' group by source, market_id having count(*) >= {minutes // 2} "
         "and min(price) = max(price) and coalesce(max(bid) - min(bid), 0e0) = 0e0 "
-        "and coalesce(max(ask) - min(ask), 0e0) = 0e0 and max(bid) is not null",
+        # where a step of the price is much of it, it stands still often
+        "and coalesce(max(ask) - min(ask), 0e0) = 0e0 and max(ask) < 1.005e0 * max(bid)",
     )
     # a rolling sum also moves when old trades leave it: only one that moves nearly always means trades
     rows = rows[rows["volumes"] > 0.8 * rows["samples"]]
