@@ -8,11 +8,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import psutil
+import pyarrow as pa
 
+from cryptomon_lib.exchanges import flatten, request
+from cryptomon_lib.lake import Batch
+from cryptomon_lib.payloads import Payload
+from cryptomon_lib.tables import schema
+
+# what of a market changes when it trades
+MOVING = ("price", "volume_24h", "quote_volume_24h", "change_24h", "change_24h_pct")
 CAPTURES = Path(
     os.environ.get("CRYPTOMON_CAPTURES") or Path(__file__).resolve().parents[2] / "shared" / "captures"
 )
@@ -76,6 +86,38 @@ def cryptowatch_body() -> tuple[bytes, str]:
         for number in range(9590)
     }
     return msgspec.json.encode({"result": rows}), "made up"
+
+
+class Feed:
+    """Polls of all markets, minute by minute: those that trade move, the others say what they said before."""
+
+    def __init__(self, begin: datetime, markets: int = 9590):
+        body, self.origin = cryptowatch_body()
+        self._begin, self._chance = begin, np.random.default_rng(7)
+        self._call = call = request("cryptowatch", "tickers")
+        payload = Payload(call.key(begin), call.host, call.route, {}, begin, begin, None, body)
+        self._rows = flatten(payload, {}).rows.slice(0, markets)
+        self._values = {name: self._rows[name].to_numpy().copy() for name in MOVING}
+        # most markets trade seldom, a few every minute
+        self._busy = self._chance.beta(0.4, 1.2, self._rows.num_rows)
+
+    def batch(self, minute: int) -> Batch:
+        """The rows of one minute."""
+        at = self._begin + timedelta(minutes=minute, seconds=2)
+        trades = self._chance.random(len(self._busy)) < self._busy
+        moved = np.where(trades, self._chance.lognormal(0, 1e-3, len(trades)), 1)
+        for values in self._values.values():
+            values *= moved
+        rows = self._rows
+        fixed = {
+            "collected_at": pa.repeat(pa.scalar(at, pa.timestamp("us", tz="UTC")), rows.num_rows),
+            "day": pa.repeat(f"{at:%Y-%m-%d}", rows.num_rows),
+        }
+        for name in schema("ticks").names:
+            moving = name in self._values
+            values = pa.array(self._values[name], from_pandas=True) if moving else fixed.get(name, rows[name])
+            rows = rows.set_column(rows.schema.get_field_index(name), name, values)
+        return Batch(self._call.key(at), rows.cast(schema("ticks")))
 
 
 def table(rows: Mapping[str, Mapping[str, float]], of: str, base: str) -> str:

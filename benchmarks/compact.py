@@ -18,54 +18,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import psutil
-import pyarrow as pa
-from _measure import cryptowatch_body, high_water_mb
+from _measure import Feed, high_water_mb
 
 from cryptomon_lib import open_monitor
 from cryptomon_lib.compact import compact_tables
-from cryptomon_lib.exchanges import flatten, request
-from cryptomon_lib.lake import Batch
 from cryptomon_lib.monitor import Monitor
-from cryptomon_lib.payloads import Payload
-from cryptomon_lib.tables import schema
 
 BEGIN = datetime(2026, 1, 15, tzinfo=UTC)
-MOVING = ("price", "volume_24h", "quote_volume_24h", "change_24h", "change_24h_pct")
-
-
-class Feed:
-    """Polls of all markets, minute by minute: those that trade move, the others say what they said before."""
-
-    def __init__(self, markets: int):
-        body, self.origin = cryptowatch_body()
-        self._call, self._chance = request("cryptowatch", "tickers"), np.random.default_rng(7)
-        payload = Payload(
-            self._call.key(BEGIN), self._call.host, self._call.route, {}, BEGIN, BEGIN, None, body
-        )
-        self._rows = flatten(payload, {}).rows.slice(0, markets)
-        self._values = {name: self._rows[name].to_numpy().copy() for name in MOVING}
-        # most markets trade seldom, a few every minute
-        self._busy = self._chance.beta(0.4, 1.2, self._rows.num_rows)
-
-    def batch(self, minute: int) -> Batch:
-        """The rows of one minute."""
-        at = BEGIN + timedelta(minutes=minute, seconds=2)
-        trades = self._chance.random(len(self._busy)) < self._busy
-        moved = np.where(trades, self._chance.lognormal(0, 1e-3, len(trades)), 1)
-        for values in self._values.values():
-            values *= moved
-        rows = self._rows
-        fixed = {
-            "collected_at": pa.repeat(pa.scalar(at, pa.timestamp("us", tz="UTC")), rows.num_rows),
-            "day": pa.repeat(f"{at:%Y-%m-%d}", rows.num_rows),
-        }
-        for name in schema("ticks").names:
-            moving = name in self._values
-            values = pa.array(self._values[name], from_pandas=True) if moving else fixed.get(name, rows[name])
-            rows = rows.set_column(rows.schema.get_field_index(name), name, values)
-        return Batch(self._call.key(at), rows.cast(schema("ticks")))
 
 
 def monitor_at(root: str) -> Monitor:
@@ -98,7 +58,7 @@ def read(root: str, rows: int, stop, told) -> None:
 
 def write(root: str, stop, told, markets: int) -> None:
     """Append a minute of the next day each second; tell how often and how long the slowest took."""
-    lake, feed, took = monitor_at(root).lake, Feed(markets), []
+    lake, feed, took = monitor_at(root).lake, Feed(BEGIN, markets), []
     while not stop.wait(1):
         batch = feed.batch(1440 + len(took))
         began = time.perf_counter()
@@ -152,7 +112,7 @@ def main(minutes: int, markets: int) -> None:
     """Print what was measured."""
     processes = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as root:
-        feed, lake, began = Feed(markets), monitor_at(root).lake, time.perf_counter()
+        feed, lake, began = Feed(BEGIN, markets), monitor_at(root).lake, time.perf_counter()
         rows = sum(lake.append("ticks", [feed.batch(minute)]).rows for minute in range(minutes))
         print(
             f"{feed.origin} poll, {minutes} minute files, {rows:,} rows, written in {time.perf_counter() - began:.0f} s"

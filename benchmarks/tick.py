@@ -1,11 +1,13 @@
-"""A whole tick at 9,590 markets: collect from loopback, flatten, spikes of all markets over an hour of history.
+"""A whole tick at 9,590 markets on 24 h of history: collect from loopback, flatten, all metrics of now, `latest`, alerts.
+
+The history is what a day of ticks, compaction and roll-ups leaves: a day file, hour files, the minutes of this hour.
 
 resident runner     the notebooks through papermill, one kernel kept warm: what `make run` does
 papermill command   the same notebooks, a fresh command line each: what cron without the runner would do
 plain Python        the same calls in a process that has its imports, no notebook at all: the floor
 
 CPU is that of all processes that work for the contender, kernels included, the served exchange left out.
-Run: python benchmarks/tick.py [rounds]
+Run: python benchmarks/tick.py [rounds] [hours of history]
 """
 
 import gzip
@@ -21,26 +23,32 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import psutil
-import pyarrow as pa
-from _measure import cryptowatch_body, high_water_mb
+from _measure import Feed, cryptowatch_body, high_water_mb
 
-from cryptomon_lib import Engine, collect_payloads, flatten_payloads, open_monitor
+from cryptomon_lib import (
+    Engine,
+    collect_payloads,
+    compact_tables,
+    describe_tables,
+    flatten_payloads,
+    keep_latest,
+    open_monitor,
+    roll_up,
+)
 from cryptomon_lib.config import export, home
-from cryptomon_lib.exchanges import flatten, request
-from cryptomon_lib.lake import Batch
-from cryptomon_lib.payloads import Payload
-from cryptomon_lib.run import Kernels, run_job
-from cryptomon_lib.tables import schema
+from cryptomon_lib.run import Kernels, declared_parameters, run_job
+from cryptomon_lib.schedule import job_named, notebook_path
 
-BEGIN = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
-NOTEBOOKS = ("10_collect", "20_flatten", "30_metrics")
+BEGIN = datetime(2026, 1, 15, 12, 30, tzinfo=UTC)
+# seconds of each notebook and each call, by name
+PARTS: dict[str, list[float]] = {}
+SPIKES = "select * from spikes where measure not in ('volume_24h', 'quote_volume_24h') order by ratio_1h desc"
 
 
-def prepare(folder: Path, port: int) -> subprocess.Popen:
-    """Settings, an hour of history in minute files, and a served exchange; its process."""
-    body, origin = cryptowatch_body()
+def prepare(folder: Path, port: int, hours: int) -> subprocess.Popen:
+    """Settings, history as compaction and roll-ups leave it, and a served exchange; its process."""
+    body, _ = cryptowatch_body()
     recordings = folder / "recordings" / "cryptowatch"
     recordings.mkdir(parents=True)
     (recordings / "ingest.json.gz").write_bytes(gzip.compress(body[len(b'{"result":') : -1], 1))
@@ -56,16 +64,13 @@ def prepare(folder: Path, port: int) -> subprocess.Popen:
     monitor.storage.put(
         "instruments/cryptowatch.json", json.dumps({"x": {"symbol": "x", "base": "X", "quote": "Y"}}).encode()
     )
-    call, chance = request("cryptowatch", "tickers"), np.random.default_rng(7)
-    for minute in range(60):
-        at = BEGIN - timedelta(minutes=60 - minute)
-        rows = flatten(Payload(call.key(at), call.host, call.route, {}, at, at, None, body), {}).rows
-        moved = pa.array(
-            np.asarray(rows["price"].to_numpy()) * chance.lognormal(0, 1e-3, rows.num_rows), from_pandas=True
-        )
-        rows = rows.set_column(schema("ticks").get_field_index("price"), "price", moved)
-        monitor.lake.append("ticks", [Batch(call.key(at), rows)])
-    print(f"{origin} payload, {rows.num_rows:,} markets, {minute + 1} minute files of history")
+    feed = Feed(BEGIN - timedelta(hours=hours))
+    rows = sum(monitor.lake.append("ticks", [feed.batch(minute)]).rows for minute in range(60 * hours))
+    rolled, compacted = timed(lambda: roll_up(monitor, BEGIN)), timed(lambda: compact_tables(monitor, BEGIN))
+    print(
+        f"{feed.origin} payload, {rows:,} rows of {hours} h; rolled up in {rolled:.0f} s, compacted in {compacted:.0f} s"
+    )
+    print(describe_tables(monitor)[["files", "rows", "mb"]].round(1).to_string())
     command = [
         sys.executable,
         "-m",
@@ -81,19 +86,29 @@ def prepare(folder: Path, port: int) -> subprocess.Popen:
     return served
 
 
+def timed(work) -> float:
+    """Seconds that the work takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
 def resident(moment: str, kernels: Kernels) -> tuple[float, float]:
     """Wall and CPU seconds of a tick by the resident runner."""
     worker = psutil.Process()
     below = [one for one in worker.children(recursive=True) if "ipykernel" in " ".join(one.cmdline())]
     spent, began = cpu_of([worker, *below]), time.perf_counter()
-    run_job(open_monitor("local"), "tick", {"as_of": moment}, kernels)
-    return time.perf_counter() - began, cpu_of([worker, *below]) - spent
+    records = run_job(open_monitor("local"), "tick", {"as_of": moment}, kernels)
+    taken = time.perf_counter() - began, cpu_of([worker, *below]) - spent
+    for record in records:
+        PARTS.setdefault(record["notebook"], []).append(record["duration_s"])
+    return taken
 
 
 def command_line(moment: str, folder: Path) -> tuple[float, float]:
     """Wall and CPU seconds of the same notebooks by the papermill command."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    for stem in NOTEBOOKS:
+    for stem in job_named("tick").notebooks:
         command = [
             sys.executable,
             "-m",
@@ -101,7 +116,7 @@ def command_line(moment: str, folder: Path) -> tuple[float, float]:
             str(home() / "notebooks" / f"{stem}.ipynb"),
             str(folder / "out.ipynb"),
         ]
-        command += [] if stem == "20_flatten" else ["-p", "as_of", moment]
+        command += ["-p", "as_of", moment] if "as_of" in declared_parameters(notebook_path(stem)) else []
         subprocess.run([*command, "--no-progress-bar"], check=True, capture_output=True, env=os.environ)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.perf_counter() - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -111,10 +126,16 @@ def plain(moment: str) -> tuple[float, float]:
     """Wall and CPU seconds of the same calls without a notebook."""
     began, spent = time.perf_counter(), time.process_time()
     monitor = open_monitor("local")
-    collect_payloads(monitor, as_of=moment)
-    flatten_payloads(monitor)
-    can_spike = "measure not in ('volume_24h', 'quote_volume_24h')"
-    Engine(monitor, moment).query(f"select * from spikes where {can_spike} order by ratio_1h desc")
+    engine = Engine(monitor, moment)
+    steps = {
+        "collect": lambda: collect_payloads(monitor, as_of=moment),
+        "flatten": lambda: flatten_payloads(monitor),
+        "freshness": lambda: engine.query("select * from freshness order by source"),
+        "latest, computed and kept": lambda: keep_latest(engine),
+        "spikes": lambda: engine.query(SPIKES),
+    }
+    for name, step in steps.items():
+        PARTS.setdefault(f"plain: {name}", []).append(timed(step))
     return time.perf_counter() - began, time.process_time() - spent
 
 
@@ -123,11 +144,11 @@ def cpu_of(processes: list[psutil.Process]) -> float:
     return sum(one.cpu_times().user + one.cpu_times().system for one in processes)
 
 
-def main(rounds: int) -> None:
+def main(rounds: int, hours: int) -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        served = prepare(folder, random.randint(20000, 40000))
+        served = prepare(folder, random.randint(20000, 40000), hours)
         kernels = Kernels(keep=True)
         try:
             told: dict[str, list[tuple[float, float]]] = {
@@ -168,6 +189,9 @@ def main(rounds: int) -> None:
     }
     for name, (wall, cpu) in middle.items():
         print(f"{name:<20}{wall:9.2f}{cpu:9.2f}" + (f"{memory[name]:9.0f}" if name in memory else ""))
+    print("where the time goes, median seconds")
+    for name, seconds in PARTS.items():
+        print(f"  {name:<32}{statistics.median(seconds[2:] or seconds):8.2f}")
     (wall, cpu), (_, much) = middle["resident runner"], middle["papermill command"]
     print(f"goal: resident within 0.5 s: {'reached' if wall <= 0.5 else 'MISSED'}, {wall:.2f} s;", end=" ")
     print(
@@ -176,4 +200,4 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5, int(sys.argv[2]) if len(sys.argv) > 2 else 24)

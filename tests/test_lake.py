@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -328,6 +329,18 @@ def test_ids_survive_compaction_checkpoint_and_vacuum(monitor, ticks, stored):
     again = monitor.lake.append("ticks", [Batch(f"{n}", ticks(NOON + n * MINUTE)) for n in range(5)])
     assert again.ids == {"4"}
     assert len(stored(monitor, "ticks")) == 10
+
+
+def test_ids_are_kept_as_long_as_they_matter_and_no_longer(local, ticks, monkeypatch):
+    long_ago = time.time() - lake_module.IDS_KEPT.total_seconds() - 3600
+    with monkeypatch.context() as then:
+        then.setattr(lake_module.time, "time", lambda: long_ago)
+        local.lake.append("ticks", [Batch("old", ticks())])
+    local.lake.append("ticks", [Batch("new", ticks(NOON + MINUTE))])
+    local.lake.open("ticks").create_checkpoint()
+    assert local.lake.written("ticks", ["old", "new"]) == {"new"}
+    again = local.lake.append("ticks", [Batch("old", ticks())], fresh(local.lake, "ticks"))
+    assert again.rows == 0, "its rows are found by their keys"
 
 
 def test_ids_survive_the_checkpoints_that_many_commits_bring(local, ticks):

@@ -1,5 +1,7 @@
 """Roll-ups: equal to the direct computation, each hour once and in order, late rows included, whoever is killed."""
 
+import gzip
+import json
 import math
 import os
 import random
@@ -74,7 +76,7 @@ def aggregates(values):
     }
 
 
-def same(rows, expected):
+def same_rows(rows, expected):
     """Whether stored rows are the expected aggregates, each once, within 1e-9."""
     found = {(row["market_id"], row["measure"], row["hour_at"]): row for row in rows}
     assert len(found) == len(rows) and found.keys() == expected.keys()
@@ -104,10 +106,40 @@ def test_an_hour_is_the_direct_computation_over_it_with_holes(monitor, fill, sto
     done = roll_up(monitor, BEGIN + 4 * HOUR + 5 * MINUTE)
     assert (done.hours, done.dirty, done.until) == (4, 0, BEGIN + 4 * HOUR)
     rows = stored(monitor, "rollups_1h")
-    assert same(rows, direct(monitor, BEGIN + 4 * HOUR, 4))
+    assert same_rows(rows, direct(monitor, BEGIN + 4 * HOUR, 4))
     assert {row["measure"] for row in rows} >= {"price", "volume_1m", "volume_24h", "spread_bps"}
     # the day of the hour, across midnight
     assert {row["day"] for row in rows} == {"2026-07-27"}
+
+
+def test_recorded_bars_with_their_hole_are_rolled_up_as_plain_python_computes_them(
+    local, captures, table_of, stored
+):
+    begin, end = datetime(2021, 9, 29, 5, tzinfo=UTC), datetime(2021, 9, 29, 11, tzinfo=UTC)
+    bars, candles, ticks = {}, [], []
+    for path in sorted((captures / "history_1m").glob("*-1m.json.gz")):
+        market = f"binance:binance:{path.name.partition('-')[0].replace('_', '-')}"
+        for opened, _, high, low, close, volume in json.loads(gzip.decompress(path.read_bytes())):
+            at = datetime.fromtimestamp(opened / 1000, UTC) + MINUTE
+            if begin <= at < end:
+                bars.setdefault((market, at.replace(minute=0)), []).append((close, volume))
+                same = {"market_id": market, "collected_at": at}
+                ticks.append(same | {"price": close, "bid": low, "ask": high})
+                candles.append(same | {"interval_s": 60, "opened_at": at - MINUTE, "volume": volume})
+    local.lake.append("ticks", [Batch("ticks", table_of("ticks", ticks))])
+    local.lake.append("candles", [Batch("candles", table_of("candles", candles))])
+    assert len({market for market, _ in bars}) == 18 and len(ticks) == 18 * 240
+    roll_up(local, end + 5 * MINUTE)
+    expected = {
+        (market, measure, hour): aggregates(list(values))
+        for (market, hour), rows in bars.items()
+        for measure, values in zip(("price", "volume_1m"), zip(*rows, strict=True), strict=True)
+    }
+    # of the hole's two hours the first has one minute, the last bar before it, and the second none
+    assert {hour.hour for _, _, hour in expected} == {5, 6, 7, 9, 10}
+    found = [row for row in stored(local, "rollups_1h") if row["measure"] in ("price", "volume_1m")]
+    assert same_rows(found, expected)
+    assert sum(row["samples"] < row["expected"] for row in found) == 2 * 18 * 2
 
 
 def test_candles_count_for_the_hour_that_they_end_in(local, table_of, stored):
@@ -190,7 +222,7 @@ def test_late_rows_make_their_hours_dirty_and_no_others(monitor, fill, stored):
     assert done.computed == [BEGIN - 30 * HOUR, BEGIN + HOUR] and done.dirty == 2
     assert not done.log_gone
     rows = stored(monitor, "rollups_1h")
-    assert same([row for row in rows if row["hour_at"] >= BEGIN], direct(monitor, BEGIN + 5 * HOUR, 5))
+    assert same_rows([row for row in rows if row["hour_at"] >= BEGIN], direct(monitor, BEGIN + 5 * HOUR, 5))
     assert roll_up(monitor, BEGIN + 5 * HOUR + 15 * MINUTE).hours == 0
 
 
@@ -200,7 +232,7 @@ def test_a_late_row_before_the_hour_dirties_the_hour_that_it_reaches_into(local,
     # the counter's difference of the minute after it needs this one
     fill(local, BEGIN + 59 * MINUTE, 1)
     assert roll_up(local, BEGIN + 3 * HOUR + 6 * MINUTE).computed == [BEGIN, BEGIN + HOUR]
-    assert same(stored(local, "rollups_1h"), direct(local, BEGIN + 3 * HOUR, 3))
+    assert same_rows(stored(local, "rollups_1h"), direct(local, BEGIN + 3 * HOUR, 3))
 
 
 def test_rows_that_only_moved_to_another_file_make_nothing_dirty(local, fill):
@@ -223,7 +255,7 @@ def test_rows_that_were_taken_away_make_their_day_dirty(local, fill, stored, tab
         "ticks", table_of("ticks", [tick(MARKETS[0], BEGIN, 1)]), "source = 'kraken' and day = '2026-07-27'"
     )
     assert roll_up(local, BEGIN + 2 * HOUR + 6 * MINUTE).dirty == 22  # the day so far
-    assert same(stored(local, "rollups_1h"), direct(local, BEGIN + 2 * HOUR, 2))
+    assert same_rows(stored(local, "rollups_1h"), direct(local, BEGIN + 2 * HOUR, 2))
 
 
 def test_where_the_log_is_gone_what_was_written_since_is_computed_again(local, fill, stored):
@@ -236,7 +268,7 @@ def test_where_the_log_is_gone_what_was_written_since_is_computed_again(local, f
             local.storage.delete(one.key)
     done = roll_up(local, BEGIN + 3 * HOUR + 6 * MINUTE)
     assert done.log_gone and BEGIN + HOUR in done.computed
-    assert same(stored(local, "rollups_1h"), direct(local, BEGIN + 3 * HOUR, 3))
+    assert same_rows(stored(local, "rollups_1h"), direct(local, BEGIN + 3 * HOUR, 3))
     assert not roll_up(local, BEGIN + 3 * HOUR + 7 * MINUTE).log_gone
 
 
@@ -260,7 +292,7 @@ def test_a_rebuild_since_a_moment_leaves_what_was_before(local, fill, stored):
     roll_up(local, BEGIN + 4 * HOUR + 5 * MINUTE)
     done = roll_up(local, BEGIN + 4 * HOUR + 6 * MINUTE, rebuild=True, since=BEGIN + 2 * HOUR + 10 * MINUTE)
     assert done.computed == [BEGIN + 2 * HOUR, BEGIN + 3 * HOUR]
-    assert same(stored(local, "rollups_1h"), direct(local, BEGIN + 4 * HOUR, 4))
+    assert same_rows(stored(local, "rollups_1h"), direct(local, BEGIN + 4 * HOUR, 4))
 
 
 def test_another_text_of_the_view_is_told_until_all_is_rebuilt(local, fill, monkeypatch):
@@ -297,7 +329,7 @@ def test_two_runs_at_once_roll_up_each_hour_once(local, fill, stored, start_proc
     for run in runs:
         run.join(60)
     assert [run.exitcode for run in runs] == [0, 0]
-    assert same(stored(local, "rollups_1h"), direct(local, BEGIN + 5 * HOUR, 2))
+    assert same_rows(stored(local, "rollups_1h"), direct(local, BEGIN + 5 * HOUR, 2))
 
 
 POINTS = {
@@ -330,7 +362,7 @@ def test_a_roll_up_that_is_killed_and_run_again_is_as_one_that_was_not(
     assert len(rows) == len({(row["market_id"], row["measure"], row["hour_at"]) for row in rows})
     for day in (-1, 0, 1):
         end = BEGIN + day * 24 * HOUR + HOUR
-        assert same([row for row in rows if row["hour_at"] == end - HOUR], direct(local, end, 1))
+        assert same_rows([row for row in rows if row["hour_at"] == end - HOUR], direct(local, end, 1))
 
 
 def test_who_is_overtaken_each_time_says_so(local, fill, monkeypatch):
