@@ -5,7 +5,10 @@ import hashlib
 import hmac
 import json
 import logging
+import os
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from receiving import Hook, Mail, closing
@@ -16,6 +19,7 @@ from cryptomon_lib.errors import NotifyError
 from cryptomon_lib.notices import Transition
 from cryptomon_lib.receivers import Apprise, File, Log, Sns, Webhook
 
+PROJECT = Path(__file__).parent.parent
 NOON = datetime(2026, 7, 27, 12, tzinfo=UTC)
 
 
@@ -79,6 +83,20 @@ def test_a_webhook_is_signed_over_id_time_and_body(local, hook, webhook):
         "kraken:kraken:BTC-USD",
         "kraken:kraken:ETH-USD",
     ]
+
+
+def test_the_verification_that_the_documentation_shows_takes_it_and_nothing_else(local, hook, webhook):
+    (code,) = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "notices.md").read_text(), re.S)
+    shown = {}
+    exec(code, shown)
+    send(local.storage, webhook, message())
+    ((headers, body),) = hook.received
+    secret = os.environ["HOOK_KEY"]
+
+    assert shown["verified"](headers, body, secret)
+    assert not shown["verified"](headers, body + b" ", secret)
+    assert not shown["verified"](headers | {"webhook-id": "id-2"}, body, secret)
+    assert not shown["verified"](headers | {"webhook-timestamp": "1600000000"}, body, secret)
 
 
 def test_the_signature_is_that_of_the_published_example():

@@ -1,6 +1,8 @@
 """params/receivers.yaml: who is told of what; a mistake names user, key and the nearest, a secret is never repeated."""
 
+import re
 from datetime import time
+from pathlib import Path
 
 import pytest
 
@@ -144,3 +146,13 @@ def test_a_secret_that_stands_in_the_file_by_mistake_is_refused_and_not_repeated
 
     assert "hunter2" not in str(raised.value)
     assert "environment variable" in str(raised.value) or "url_env" in str(raised.value)
+
+
+def test_the_users_of_the_documentation_are_taken(written):
+    text = (Path(__file__).parent.parent / "docs" / "notices.md").read_text()
+    shown = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.S) if block.startswith("users:")]
+
+    assert len(shown) == 2
+    for block in shown:
+        written(block)
+        assert load_users()
