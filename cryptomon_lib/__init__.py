@@ -32,6 +32,7 @@ _NAMES = {
     "ranks": "metrics",
     "resolve_market": "metrics",
     "series": "metrics",
+    "send_notices": "notify",
 }
 __all__ = sorted(_NAMES)
 

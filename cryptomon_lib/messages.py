@@ -96,7 +96,9 @@ def _told(transitions: Sequence[Transition]) -> list[_Told]:
 def _line(told: _Told, zone: ZoneInfo) -> str:
     one = told.newest
     began = one.started_at.astimezone(zone)
-    says = f"{one.rule} on {_market(one)}{f': {one.says}' if one.says else _amount(one)}"
+    # a rule's own words mostly name the market
+    named = "" if one.says and one.place[1] in one.says else f"{_market(one)}: "
+    says = f"{named}{one.says} ({one.rule})" if one.says else f"{one.rule} on {_market(one)}{_amount(one)}"
     if one.state == "no_data":
         says = f"{one.rule} on {_market(one)} has no data"
     if told.over:

@@ -5,6 +5,7 @@ plan, and only then sends. Whatever is killed when, the next run goes on: each m
 with the same id at every attempt. `watch` tells people when alerts themselves are not evaluated any more.
 """
 
+import fnmatch
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,9 @@ from cryptomon_lib.outbox import (
     evaluated_at,
     mark_evaluated,
 )
+from cryptomon_lib.payloads import parse_moment
 from cryptomon_lib.receivers import WATCH, User, load_users
+from cryptomon_lib.rules import load_rules
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +77,9 @@ class Told:
             "failed": "attempts that failed; they are repeated",
             "parked": "messages given up in this run",
             "waiting": "messages on their way",
-            "held": "transitions held back by quiet hours, a cap or a receiver that is away",
-            "given_up": "messages in outbox/parked, with the reason",
-            "unevaluated": "minutes since alerts were evaluated, where that is too long",
+            "held": "transitions that wait: quiet hours, cap, away",
+            "given_up": "messages in outbox/parked, in all",
+            "unevaluated": "minutes without evaluation, if too long",
         }
         return pd.DataFrame(
             {"count": [getattr(self, name) for name in told], "of": list(told.values())}, index=list(told)
@@ -84,35 +87,37 @@ class Told:
 
 
 def users_of(monitor: Monitor) -> Mapping[str, User]:
-    """The users who are told in the monitor's environment, those whom rules name included.
+    """The users who are told in the monitor's environment, each subscription held against the rules there are.
 
     Raises ConfigError: params/receivers.yaml or params/alerts.yaml cannot be used.
     """
-    return load_users(monitor.settings.environment)
+    return _users(monitor, {rule.name: rule.receivers for rule in load_rules()})
 
 
 def send_notices(
     monitor: Monitor,
     *,
     evaluated: datetime | None = None,
-    now: datetime | None = None,
+    now: str | datetime | None = None,
     users: Mapping[str, User] | None = None,
 ) -> Told:
     """Tell users of what is new in `alerts`, and go on with what is on its way; what was told.
 
     evaluated: when alerts were evaluated, given by who just did; None leaves that as it is. now: the moment that
-    quiet hours, caps and waits go by. users: who is told; those of params/receivers.yaml where not given.
+    quiet hours, caps and waits go by (a datetime, or ISO 8601). users: who is told; those of
+    params/receivers.yaml where not given.
 
     A receiver that does not take a message fails no run; its messages are tried again, and parked after
     `notify.give_up_h`.
 
     Raises ConfigError: params/receivers.yaml. StorageError: outbox or tables.
     """
-    now = now or datetime.now(UTC)
+    now = (parse_moment(now) if isinstance(now, str) else now) or datetime.now(UTC)
     if evaluated is not None:
         mark_evaluated(monitor.storage, evaluated)
-    users = users_of(monitor) if users is None else users
-    told, box = _planned(monitor, users, now)
+    rules = {rule.name: rule.receivers for rule in load_rules()}
+    users = _users(monitor, rules) if users is None else users
+    told, box = _planned(monitor, users, rules, now)
     tried = deliver(monitor, box, users, now)
     _count(told, box, tried)
     try:
@@ -178,11 +183,17 @@ def retry_parked(monitor: Monitor) -> int:
     )
 
 
-def _planned(monitor: Monitor, users: Mapping[str, User], now: datetime) -> tuple[Told, Outbox]:
+def _users(monitor: Monitor, rules: Mapping[str, Sequence[str]]) -> Mapping[str, User]:
+    return load_users(monitor.settings.environment, rules, lambda pattern: _is_kept_rule(monitor, pattern))
+
+
+def _planned(
+    monitor: Monitor, users: Mapping[str, User], rules: Mapping[str, Sequence[str]], now: datetime
+) -> tuple[Told, Outbox]:
     """Decide what goes out and write it; again where another notifier was first."""
     for _ in range(_TRIES):
         box = Outbox(monitor)
-        plan, read = _plan(monitor, box, users, now)
+        plan, read = _plan(monitor, box, users, rules, now)
         told = Told(users=len(users), transitions=read, planned=len(plan.messages))
         told.held = sum(len(one.held) + one.more for one in plan.streams.values())
         if plan.unevaluated is not None:
@@ -195,7 +206,13 @@ def _planned(monitor: Monitor, users: Mapping[str, User], now: datetime) -> tupl
     )
 
 
-def _plan(monitor: Monitor, box: Outbox, users: Mapping[str, User], now: datetime) -> tuple[Plan, int]:
+def _plan(
+    monitor: Monitor,
+    box: Outbox,
+    users: Mapping[str, User],
+    rules: Mapping[str, Sequence[str]],
+    now: datetime,
+) -> tuple[Plan, int]:
     before = box.newest or Plan(at=now)
     new, read_until, seen = _read(monitor, before, now)
     unevaluated, own = _unevaluated(monitor, before.unevaluated, now)
@@ -205,8 +222,10 @@ def _plan(monitor: Monitor, box: Outbox, users: Mapping[str, User], now: datetim
     for user in users.values():
         for name in user.receivers:
             key = f"{user.name}/{name}"
+            # a rule may name receivers: of whoever subscribes, only those then hear of it
+            mine = [one for one in new if name in (rules.get(one.rule) or (name,))]
             stream, notice = step(
-                user, before.streams.get(key, Stream()), [*own, *new], now, late, blocked=key in away
+                user, before.streams.get(key, Stream()), [*own, *mine], now, late, blocked=key in away
             )
             if stream != Stream():
                 plan.streams[key] = stream
@@ -239,6 +258,17 @@ def _read(
     # a key once, however often an evaluator wrote it
     new = {one.key: one for one in transitions_of(rows) if one.key not in known}
     return list(new.values()), read_until, sorted({one.key for one in transitions_of(near)})
+
+
+def _is_kept_rule(monitor: Monitor, pattern: str) -> bool:
+    """Whether a pattern fits a rule of the table `alert_rules`; only asked where none of the file's fits."""
+    table = monitor.lake.open("alert_rules")
+    if table is None:
+        return False
+    if not any(sign in pattern for sign in "*?["):
+        return table.to_pyarrow_table(columns=["rule"], filters=[("rule", "=", pattern)]).num_rows > 0
+    names = table.to_pyarrow_table(columns=["rule"])["rule"].to_pylist()
+    return bool(fnmatch.filter(names, pattern))
 
 
 def _unevaluated(

@@ -5,7 +5,7 @@ one is named by the environment variable that holds it, and an error never repea
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import time
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -135,25 +135,20 @@ class User(_Part, kw_only=True):
 
 
 def load_users(
-    environment: str | None = None, rules: Mapping[str, Iterable[str]] | None = None
+    environment: str | None = None,
+    rules: Mapping[str, Iterable[str]] | None = None,
+    is_rule: Callable[[str], bool] = lambda pattern: False,
 ) -> Mapping[str, User]:
     """All users by name; with an environment, those who are told in it.
 
-    rules: the names that there are, each with the users that the rule itself names: they are told of it whatever
-        they subscribe to. A subscription to another rule, and a rule that names another user, is then refused.
+    rules: the names that there are, each with the receivers that the rule itself names. A subscription to none of
+        them, and a receiver that no user has, is then refused. is_rule: whether a pattern fits a rule kept elsewhere.
 
     Raises ConfigError: names the file, the user, the key, and the nearest known one.
     """
-    known = {WATCH, *rules} if rules is not None else None
-    found = _parsed(read_yaml(home() / "params" / FILE), known)
-    for rule, names in (rules or {}).items():
-        for name in names:
-            if name not in found:
-                raise ConfigError(
-                    f"params/alerts.yaml: rule {rule}: params/{FILE} has no user {name!r}.{nearest(name, found)}"
-                )
-            alerts = (*found[name].alerts, Subscription(rules=(rule,)))
-            found[name] = msgspec.structs.replace(found[name], alerts=alerts)
+    found = _parsed(read_yaml(home() / "params" / FILE))
+    if rules is not None:
+        _check_rules(found, {WATCH: (), **rules}, is_rule)
     if environment is None:
         return found
     return {
@@ -174,15 +169,34 @@ def user_named(name: str) -> User:
     return users[name]
 
 
-def _parsed(text: Any, rules: set[str] | None) -> dict[str, User]:
+def _parsed(text: Any) -> dict[str, User]:
     _known(text, ("users",), f"params/{FILE}")
     users = text.get("users") or {}
     if not isinstance(users, Mapping):
         raise ConfigError(f"params/{FILE}: users has to be name: {{receivers: …, alerts: …}}.")
-    return {str(name): _user(str(name), keys, rules) for name, keys in users.items()}
+    return {str(name): _user(str(name), keys) for name, keys in users.items()}
 
 
-def _user(name: str, keys: Any, rules: set[str] | None) -> User:
+def _check_rules(
+    users: Mapping[str, User], rules: Mapping[str, Iterable[str]], is_rule: Callable[[str], bool]
+) -> None:
+    for user in users.values():
+        for pattern in {pattern for one in user.alerts for pattern in one.rules}:
+            if not any(fnmatchcase(known, pattern) for known in rules) and not is_rule(pattern):
+                raise ConfigError(
+                    f"params/{FILE}: user {user.name}: rules: no rule is called {pattern!r}.{nearest(pattern, rules)}"
+                )
+    receivers = {name for user in users.values() for name in user.receivers}
+    for rule, named in rules.items():
+        for name in named:
+            if name not in receivers:
+                raise ConfigError(
+                    f"params/alerts.yaml: rule {rule}: no user of params/{FILE} has a receiver {name!r}."
+                    f"{nearest(name, receivers)}"
+                )
+
+
+def _user(name: str, keys: Any) -> User:
     where = f"params/{FILE}: user {name}"
     if not _NAME.fullmatch(name):
         raise ConfigError(
@@ -201,11 +215,11 @@ def _user(name: str, keys: Any, rules: set[str] | None) -> User:
                 f"{where}: receiver {receiver}: a name is made of letters, digits and _ . @ + -."
             )
     user = _converted({**keys, "name": name}, User, where)
-    _check_user(user, rules, where)
+    _check_user(user, where)
     return user
 
 
-def _check_user(user: User, rules: set[str] | None, where: str) -> None:
+def _check_user(user: User, where: str) -> None:
     if user.quiet_hours is not None:
         if not _QUIET.fullmatch(user.quiet_hours):
             raise ConfigError(f'{where}: quiet_hours is {user.quiet_hours!r}; write it as "22:00-07:00".')
@@ -219,10 +233,6 @@ def _check_user(user: User, rules: set[str] | None, where: str) -> None:
         raise ConfigError(
             f"{where}: time_zone is {user.time_zone!r}, which is none; write it as Europe/Berlin."
         ) from error
-    for subscription in user.alerts:
-        for rule in subscription.rules:
-            if rules is not None and not any(fnmatchcase(known, rule) for known in rules):
-                raise ConfigError(f"{where}: rules: no rule is called {rule!r}.{nearest(rule, rules)}")
 
 
 def _check_receiver(keys: Any, where: str) -> None:

@@ -149,13 +149,20 @@ def _run(environment: str, name: str, kernels: Kernels) -> str:
         return f"[red]{type(error).__name__}[/] {error}"
     facts = {name: value for record in records for name, value in record["facts"].items()}
     told = [f"{facts[name]} {words}" for name, words in _TOLD.items() if name in facts]
+    told += [f"{facts[name]} {words}" for name, words in _SEEN.items() if facts.get(name)]
     wrong = [f"[red]{facts[name]} {words}[/]" for name, words in _WRONG.items() if facts.get(name)]
     return f"{sum(record['duration_s'] for record in records):.1f} s, {', '.join(told + wrong)}"
 
 
 # what a line about a run says: facts that notebooks show, always or only where they are not 0
 _TOLD = {"stored": "payloads", "rows": "rows", "spikes": "spikes"}
-_WRONG = {"failed": "calls failed", "quarantined": "payloads in quarantine"}
+_SEEN = {"told": "notices told"}
+_WRONG = {
+    "failed": "calls failed",
+    "quarantined": "payloads in quarantine",
+    "waiting": "notices wait for their receiver",
+    "parked": "notices given up",
+}
 
 
 def _next(name: str, job, was_due: datetime) -> datetime:

@@ -6,15 +6,17 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
 import pytest
 from killing import kill_at
 from receiving import Hook, Mail, closing
 
+from cryptomon_lib.alerts import save_rules
 from cryptomon_lib.delivery import try_receivers
-from cryptomon_lib.errors import NotifyError
+from cryptomon_lib.errors import ConfigError, NotifyError
 from cryptomon_lib.lake import Batch
 from cryptomon_lib.monitor import open_monitor
-from cryptomon_lib.notify import check_evaluated, retry_parked, send_notices, watch
+from cryptomon_lib.notify import check_evaluated, retry_parked, send_notices, users_of, watch
 from cryptomon_lib.receivers import Apprise, File, User, Webhook
 
 NOON = datetime(2026, 7, 27, 12, tzinfo=UTC)
@@ -152,6 +154,50 @@ def test_each_user_is_told_of_what_is_subscribed_to(local, evaluate, hook, other
 
     assert [len(body["alerts"]) for body in hook.bodies] == [2]
     assert [one["market"] for body in other.bodies for one in body["alerts"]] == ["ETH-USD"]
+
+
+def test_a_rule_that_names_receivers_is_told_by_those_alone(
+    local, evaluate, hook, other, webhook, monkeypatch
+):
+    from cryptomon_lib.rules import read_rule
+
+    rule = read_rule("loud", {"measure": "price", "times": 3, "receivers": ["pager"]})
+    monkeypatch.setattr("cryptomon_lib.notify.load_rules", lambda: (rule,))
+    (quiet,), (pager,) = webhook(hook).receivers.values(), webhook(other).receivers.values()
+    evaluate(local, fired(0, rule="loud") + fired(0))
+    run(local, User(name="maria", receivers={"mail": quiet, "pager": pager}))
+
+    told = [
+        sorted(one["rule"] for body in server.bodies for one in body["alerts"]) for server in (hook, other)
+    ]
+    assert told == [["volume_3x"], ["loud", "volume_3x"]]
+
+
+def test_a_subscription_is_held_against_the_rules_of_file_and_table(local, tmp_path, monkeypatch):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "base.yaml").write_text("{}")
+    monkeypatch.setenv("CRYPTOMON_HOME", str(tmp_path))
+    (tmp_path / "params" / "alerts.yaml").write_text("rules: {volume_3x: {measure: volume_1m, times: 3}}")
+    users = tmp_path / "params" / "receivers.yaml"
+    text = "users: {maria: {alerts: [{rules: [RULE]}], receivers: {log: {kind: log}}}}"
+
+    for rule in ("volume_3x", "volume_*", "alerts_not_evaluated"):
+        users.write_text(text.replace("RULE", rule))
+        assert users_of(local)
+    for rule in ("kept_17", "kept_*"):
+        users.write_text(text.replace("RULE", rule))
+        with pytest.raises(ConfigError, match="no rule is called"):
+            users_of(local)
+    kept = {
+        "rule": ["kept_17"],
+        "market_id": ["kraken:kraken:BTC-USD"],
+        "view": ["now_1h"],
+        "compared": ["value"],
+    }
+    save_rules(local, pa.table(kept | {"compare": [">"], "threshold": [1.0]}))
+    for rule in ("kept_17", "kept_*"):
+        users.write_text(text.replace("RULE", rule))
+        assert users_of(local)
 
 
 # ---- receivers that fail, hang and recover

@@ -111,15 +111,20 @@ def test_a_mistake_names_the_file_the_user_the_key_and_what_it_has_to_be(written
     assert "receivers.yaml" in str(raised.value) and says in str(raised.value)
 
 
-def test_a_user_whom_a_rule_names_is_told_of_it_whatever_is_subscribed_to(written):
+def test_a_rule_that_names_a_receiver_which_nobody_has_is_told_the_nearest(written):
     written(MARIA)
 
-    maria = load_users(rules={"volume_3x": (), "price_3x": ["maria"]})["maria"]
-    assert maria.wants("price_3x", "info", ("ETH-BTC",)) and not maria.wants(
-        "volume_3x", "info", ("ETH-BTC",)
-    )
-    with pytest.raises(ConfigError, match=r"rule price_3x: .* no user 'mari'\. Did you mean maria"):
-        load_users(rules={"volume_3x": (), "price_3x": ["mari"]})
+    assert load_users(rules={"volume_3x": ["mail"]})
+    with pytest.raises(ConfigError, match=r"rule volume_3x: .*receiver 'mial'\. Did you mean mail"):
+        load_users(rules={"volume_3x": ["mial"]})
+
+
+def test_a_rule_that_is_kept_elsewhere_may_be_subscribed_to(written):
+    written(MARIA)
+
+    with pytest.raises(ConfigError, match="no rule is called"):
+        load_users(rules={"price_3x": ()})
+    assert load_users(rules={"price_3x": ()}, is_rule=lambda pattern: pattern == "volume_*")
 
 
 def test_an_unknown_user_is_told_the_nearest(written):
