@@ -181,20 +181,25 @@ def alert_history(
 def alert_spans(
     engine: Engine, since: datetime, market_id: str | None = None, rule: str | None = None
 ) -> pd.DataFrame:
-    """One row per alert that fired since a moment, newest first: rule, market_id, measure, severity, started_at,
-    fired_at, resolved_at (NaT while it fires), minutes, highest reached, told (whether people were).
+    """One row per alert that fired since a moment, newest first: alert_id, rule, market_id, measure, severity,
+    started_at, fired_at, resolved_at (NaT while it fires), minutes, reached (the highest told), told (whether people were).
     """
-    found = alert_history(engine, since, market_id, rule)
-    columns = ["rule", "market_id", "measure", "severity", "started_at", "fired_at"]
-    if found.empty:
-        return pd.DataFrame(columns=["alert_id", *columns, "resolved_at", "minutes", "reached", "told"])
-    over = found[found["state"] == "resolved"].groupby("alert_id")["at"].max()
-    each = found.groupby("alert_id").agg(dict.fromkeys(columns, "first"))
-    each["resolved_at"] = over
-    each["minutes"] = (
-        each["resolved_at"].fillna(pd.Timestamp(_naive(engine.now))) - each["fired_at"]
-    ).dt.total_seconds() / 60
+    return spans_of(alert_history(engine, since, market_id, rule), engine.now)
+
+
+def spans_of(transitions: pa.Table | pd.DataFrame, until: datetime) -> pd.DataFrame:
+    """The transitions of alerts put together, one row each; as alert_spans."""
+    found = transitions if isinstance(transitions, pd.DataFrame) else transitions.to_pandas()
+    for column in ("at", "started_at", "fired_at"):
+        if getattr(found[column].dtype, "tz", None) is not None:
+            found[column] = found[column].dt.tz_localize(None)
     fired = found[found["state"] == "firing"]
+    columns = ["rule", "market_id", "measure", "severity", "started_at", "fired_at"]
+    each = fired.sort_values("at").groupby("alert_id")[columns].first()
+    each["resolved_at"] = found[found["state"] == "resolved"].groupby("alert_id")["at"].max()
+    each["resolved_at"] = pd.to_datetime(each["resolved_at"])
+    ended = each["resolved_at"].fillna(pd.Timestamp(_naive(until)))
+    each["minutes"] = (ended - pd.to_datetime(each["fired_at"])).dt.total_seconds() / 60
     each["reached"] = fired.groupby("alert_id")["reached"].max()
     each["told"] = fired["quiet"].isna().groupby(fired["alert_id"]).any()
     each["told"] = each["told"].fillna(value=False).astype(bool)
@@ -210,20 +215,21 @@ def _readings(monitor: Monitor, evaluator: Evaluator, last: Step, now: datetime)
     missed = last.at is not None and now - last.at > timedelta(seconds=GAP_CADENCES * evaluator.cadence_s)
     for view, measures in evaluator.views.items():
         if view in AVERAGES.values() or view == "trailing_1h":
-            rows = _query(engine, AVERAGES["1h"], measures)
+            rows = readings_now(engine, AVERAGES["1h"], measures)
             found[view] = _with_skipped(monitor, rows, last, now, view, evaluator.cadence_s)
         else:
             moments = _missed(last.at, now, evaluator.cadence_s) if missed else []
-            parts = [_query(Engine(monitor, moment), view, measures) for moment in moments]
+            parts = [readings_now(Engine(monitor, moment), view, measures) for moment in moments]
             found[view] = pa.concat_tables(
-                [*parts, _query(engine, view, measures)], promote_options="permissive"
+                [*parts, readings_now(engine, view, measures)], promote_options="permissive"
             )
     if unknown := evaluator.unknown(found):
         evaluator.learn(_names(engine, unknown))
     return found
 
 
-def _query(engine: Engine, view: str, measures: tuple[str, ...] | None) -> pa.Table:
+def readings_now(engine: Engine, view: str, measures: tuple[str, ...] | None) -> pa.Table:
+    """What a view says now of the measures (None: all), each row with a time."""
     named = {f"measure{number}": name for number, name in enumerate(measures or ())}
     columns = sql.parse(sql.views()[view].text).named_selects
     only = f" where measure in ({', '.join(f':{name}' for name in named)})" if named else ""

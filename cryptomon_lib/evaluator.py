@@ -14,8 +14,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from cryptomon_lib import sql
-from cryptomon_lib.rules import FIELDS, Rule, filled, matcher
+from cryptomon_lib.rules import FIELDS, Rule, condition_in, filled, matcher, spelled
 from cryptomon_lib.tables import schema
 
 log = logging.getLogger(__name__)
@@ -72,6 +71,7 @@ class Evaluator:
 
     rules: of people, with patterns and SQL. table: of programs, as the table `alert_rules`. cadence_s: seconds between
     readings. track: follow what was read and which series are silent; a back-test, which reads each row once, need not.
+    messages: fill them in.
     """
 
     def __init__(
@@ -80,10 +80,11 @@ class Evaluator:
         table: pa.Table | None = None,
         cadence_s: int = 60,
         track: bool = True,
+        messages: bool = True,
     ):
         self.rules = tuple(rules)
         self.table = TABLE.empty_table() if table is None else table
-        self.cadence_s, self.track = cadence_s, track
+        self.cadence_s, self.track, self.messages = cadence_s, track, messages
         self._scopes = {
             patterns: number for number, patterns in enumerate(dict.fromkeys(r.markets for r in rules))
         }
@@ -330,7 +331,7 @@ class Evaluator:
                     from reading_{rule.view} as reading
                     inner join scope
                     on scope.market_id = reading.market_id and scope.scope_no = {self._scopes[rule.markets]}
-                    where ({_spelled(rule.condition)}) and {self._enough(rule.view, str(rule.min_samples))}
+                    where ({spelled(rule.condition)}) and {self._enough(rule.view, str(rule.min_samples))}
                         and {_of_measures(rule)}"""
                 )
         self._db.execute(
@@ -352,10 +353,7 @@ class Evaluator:
                 parts.append(self._hit_of(view, f"pair.shape_no = {shape_no}", holds, over, compared))
         for number, rule in self._free:
             if rule.view in self._reading:
-                over = _spelled(rule.recovery) if rule.recovery else "true"
-                if rule.recovery is None and rule.recover is not None:
-                    over = f'not (reading."{rule.compared}" {rule.compare} {rule.recover!r})'
-                holds = _spelled(rule.condition)
+                holds, over = spelled(rule.condition), condition_in(rule)
                 parts.append(self._hit_of(rule.view, f"pair.rule_no = {number}", holds, over, rule.compared))
         self._db.execute(f"create or replace table hit as {' union all '.join(parts)}")
 
@@ -649,7 +647,8 @@ class Evaluator:
             """
         ).to_arrow_table()
         self._db.execute("delete from orphan")
-        return _with_messages(found.cast(schema("alerts")))
+        found = found.cast(schema("alerts"))
+        return _with_messages(found) if self.messages else found
 
     def _put(self, name: str, rows: pa.Table) -> None:
         self._db.register("arriving", rows)
@@ -699,11 +698,6 @@ _NO_HIT = """
 
 def _is_plain(rule: Rule) -> bool:
     return rule.simple and rule.recovery is None
-
-
-def _spelled(condition: str) -> str:
-    """A condition in DuckDB's spelling."""
-    return sql.for_duckdb(f"select {condition}").removeprefix("SELECT ")
 
 
 def _of_measures(rule: Rule) -> str:

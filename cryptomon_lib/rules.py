@@ -168,6 +168,37 @@ def with_threshold(rule: Rule, threshold: float) -> Rule:
     return msgspec.structs.replace(rule, condition=tree.sql("trino"), threshold=threshold, recover=recover)
 
 
+def read_settings(rule: Rule, settings: Mapping[str, Iterable[float | str]]) -> dict[str, Rule]:
+    """The rule under each combination of settings, by what it is called: `threshold=2`; its own name where there is none.
+
+    Raises ConfigError: no such setting, or a value that it cannot take.
+    """
+    variants = {"": rule}
+    for key, values in settings.items():
+        if key not in _SETTINGS:
+            raise ConfigError(f"rule {rule.name}: no setting {key}.{nearest(key, _SETTINGS)}")
+        variants = {
+            f"{name} {key}={value}".strip(): _SETTINGS[key](one, value, f"rule {rule.name}: {key}")
+            for name, one in variants.items()
+            for value in values
+        }
+    return {name or rule.name: one for name, one in variants.items()}
+
+
+def spelled(condition: str) -> str:
+    """A condition in DuckDB's spelling."""
+    return sql.for_duckdb(f"select {condition}").removeprefix("SELECT ")
+
+
+def condition_in(rule: Rule) -> str:
+    """When a rule is over, in DuckDB's spelling over rows called `reading`; true where that is whenever it does not hold."""
+    if rule.recovery is not None:
+        return spelled(rule.recovery)
+    if rule.recover is not None:
+        return f'not (reading."{rule.compared}" {rule.compare} {rule.recover!r})'
+    return "true"
+
+
 def matcher(patterns: Iterable[str]):
     """A function (market_id, market) -> whether any pattern matches.
 
@@ -196,14 +227,15 @@ def duration_s(value: str | float, place: str) -> float:
 
     Raises ConfigError: names the place.
     """
-    if isinstance(value, str):
+    if isinstance(value, str) and not value.strip().isdigit():
         match = _DURATION.fullmatch(value.strip())
         if not match:
             raise ConfigError(f"{place} is {value!r}; write it as 90s, 5m, 1h or 2d.")
         value = float(match[1]) * _SECONDS[match[2]]
+    value = float(value)
     if not 0 <= value <= 366 * 86400:
         raise ConfigError(f"{place} is {value!r}; it has to be from 0 to 366 days.")
-    return float(value)
+    return value
 
 
 def filled(message: str, fields: Mapping[str, Any]) -> str:
@@ -420,6 +452,42 @@ def _check_message(message: str, place: str) -> None:
         filled(message, FIELDS)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{place}: message cannot be filled in: {error}.") from error
+
+
+def _with_recover(rule: Rule, value: float | str, place: str) -> Rule:
+    columns = _columns(rule.view, place)
+    value = _numeric(value, place)
+    recovery, recover = _recovery(
+        value, rule.compared, rule.compare, rule.threshold, columns, rule.view, place.rpartition(":")[0]
+    )
+    return msgspec.structs.replace(rule, recovery=recovery, recover=recover)
+
+
+def _numeric(value: float | str, place: str) -> float:
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise ConfigError(f"{place} is {value!r}; it has to be a number.") from error
+    if not abs(number) < float("inf"):
+        raise ConfigError(f"{place} is {value!r}; it has to be a finite number.")
+    return number
+
+
+def _seconds(field: str):
+    return lambda rule, value, place: msgspec.structs.replace(rule, **{field: duration_s(value, place)})
+
+
+_SETTINGS = {
+    "threshold": lambda rule, value, place: with_threshold(rule, _numeric(value, place)),
+    "recover": _with_recover,
+    "for": _seconds("for_s"),
+    "keep_firing_for": _seconds("keep_firing_s"),
+    "cool_down": _seconds("cool_down_s"),
+    "rearm": lambda rule, value, place: msgspec.structs.replace(rule, rearm=_numeric(value, place)),
+    "min_samples": lambda rule, value, place: msgspec.structs.replace(
+        rule, min_samples=int(_numeric(value, place))
+    ),
+}
 
 
 def _texts(value: str | tuple[str, ...], place: str) -> tuple[str, ...]:

@@ -59,6 +59,7 @@ FLOORS = {
     "health": 9,
     "metrics": 6,
     "alerts": 7,
+    "backtest": 8,
     "charts": 6,
     "retention": 6,
     "compact": 6,
