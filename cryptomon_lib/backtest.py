@@ -24,8 +24,9 @@ from cryptomon_lib.evaluator import GAP_CADENCES, Evaluator
 from cryptomon_lib.history import Block, Past
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.notices import notices_of, transitions_of
+from cryptomon_lib.payloads import parse_moment
 from cryptomon_lib.receivers import User
-from cryptomon_lib.rules import Rule, condition_in, read_settings, spelled
+from cryptomon_lib.rules import Rule, condition_in, duration_s, read_settings, spelled
 from cryptomon_lib.tables import empty
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Backtest:
     transitions: pa.Table
 
 
-def backtest(
+def backtest_rule(
     monitor: Monitor,
     rule: Rule,
     since: datetime,
@@ -89,6 +90,27 @@ def backtest(
     days = (until - since) / timedelta(days=1)
     summary = pd.DataFrame([_summed(name, firings, notices, days) for name in variants]).set_index("setting")
     return Backtest(rule, since, until, summary, firings, notices, found)
+
+
+def window(since: str, until: str = "") -> tuple[datetime, datetime]:
+    """From when to when: `7d` back from until, or moments in ISO 8601; now where until is empty.
+
+    Raises ConfigError, PayloadError: neither; says how to write it.
+    """
+    end = parse_moment(until) if until else datetime.now(UTC)
+    if "-" in since:
+        return parse_moment(since), end
+    return end - timedelta(seconds=duration_s(since, "since")), end
+
+
+def other_threshold(
+    monitor: Monitor, rule: Rule, threshold: float, market_id: str, until: datetime, hours: int = 24
+) -> pd.DataFrame:
+    """What another threshold would have done on one market in the last hours: one row per alert, as alert_spans."""
+    found = backtest_rule(
+        monitor, rule, until - timedelta(hours=hours), until, {"threshold": [threshold]}, [market_id]
+    )
+    return found.firings
 
 
 # ---- evaluating

@@ -6,7 +6,8 @@ small kernel would have to load; whoever draws brings plotly.
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from itertools import pairwise
@@ -255,6 +256,78 @@ def rank_chart(
     return {"data": [bars], "layout": layout}
 
 
+def firings_chart(
+    fired_at: Mapping[str, Sequence],
+    *,
+    step_s: int = 3600,
+    window: tuple[int, int] | None = None,
+    note: str = "",
+    revision: str = "",
+    theme: str = "light",
+) -> Figure:
+    """How often alerts fired in each step of time, one line per setting of a rule.
+
+    fired_at: moments by setting, as value_chart's. window: from when to when, in milliseconds; it is counted all of it.
+    """
+    step, colours = step_s * 1000, _series_colours(theme)
+    moments = {name: milliseconds(at) for name, at in fired_at.items()}
+    every = [one for own in moments.values() for one in own]
+    first, last = window or ((min(every), max(every)) if every else (0, 0))
+    buckets = range(first // step, last // step + 1) if every or window else range(0)
+    data = []
+    for number, (name, own) in enumerate(moments.items()):
+        counts = Counter(one // step for one in own)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": escape(name),
+                "x": _utc([bucket * step for bucket in buckets]),
+                "y": [counts[bucket] for bucket in buckets],
+                "customdata": _clock([bucket * step for bucket in buckets]),
+                "line": {"color": colours[number % len(colours)], "width": 1.8, "shape": "hv"},
+                "hovertemplate": _hover(f"<b>%{{y:,}}</b> {escape(name)}"),
+            }
+        )
+    layout = _time_layout(theme, revision, note, window)
+    layout["yaxis"] = {**_RIGHT, "rangemode": "tozero"}
+    layout |= _legend(moments)
+    return {"data": data, "layout": layout}
+
+
+def after_chart(
+    changes: Mapping[str, Sequence], *, note: str = "", revision: str = "", theme: str = "light"
+) -> Figure:
+    """What the price did in the hour after alerts fired, in percent: one box per setting of a rule, the median its line."""
+    colours = _series_colours(theme)
+    data = [
+        {
+            "type": "box",
+            "name": escape(name),
+            "y": [one for one in finite(values) if one is not None],
+            "boxpoints": False,
+            "marker": {"color": colours[number % len(colours)]},
+            "line": {"width": 1.6},
+        }
+        for number, (name, values) in enumerate(changes.items())
+    ]
+    layout = _layout(theme, revision, note)
+    layout["margin"] = {"l": 8, "r": 68, "t": 22, "b": 32}
+    layout["yaxis"] = {**_RIGHT, "ticksuffix": " %"}
+    layout["shapes"] = [
+        {
+            "type": "line",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": 0,
+            "y1": 0,
+            "line": {"color": PALETTES[theme]["quiet"], "width": 1},
+        }
+    ]
+    return {"data": data, "layout": layout}
+
+
 def unit_of(measure: str, base: str | None, quote: str | None) -> str:
     """The unit that a measure's name says: bps, %, or the market's own currency; empty where it has none."""
     for ending, unit in _UNITS:
@@ -408,6 +481,15 @@ def _ratio_axis(ratios: list, most: float, threshold: float, log: bool) -> Figur
         low = math.log10(min(0.5, max(least, 0.01)))
         return axis | {"type": "log", "range": [low, math.log10(most * 1.4)], "dtick": 1}
     return axis | {"range": [0, max(threshold * 1.25, most * 1.08)]}
+
+
+def _series_colours(theme: str) -> list[str]:
+    return [PALETTES[theme][name] for name in ("accent", "mean", "alert", "muted")]
+
+
+def _legend(named: Mapping[str, Any]) -> Figure:
+    shown = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
+    return {"showlegend": len(named) > 1, "legend": shown}
 
 
 def _layout(theme: str, revision: str, note: str) -> Figure:

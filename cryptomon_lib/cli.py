@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 schedule_app = typer.Typer(help="The jobs of scheduled/schedule.yaml.", no_args_is_help=True)
 app.add_typer(schedule_app, name="schedule")
+rules_app = typer.Typer(help="The alert rules of params/alerts.yaml.", no_args_is_help=True)
+app.add_typer(rules_app, name="rules")
 
 Environment = Annotated[
     str, typer.Option("--environment", "-e", help="A file of params/, without its ending.")
@@ -277,6 +279,89 @@ def health(
         counts = ", ".join(f"{count} {severity}" for severity, count in report.counts.items())
         typer.echo(f"{report.status}: {len(report.seconds)} checks, {counts or 'nothing found'}", err=True)
     report.check(strict)
+
+
+@app.command()
+def backtest(
+    rule: Annotated[str, typer.Argument(help="A rule of params/alerts.yaml.")],
+    since: Annotated[str, typer.Option(help="How far back (7d, 36h), or a moment.")] = "7d",
+    until: Annotated[str, typer.Option(help="A moment; now where empty.")] = "",
+    setting: Annotated[
+        list[str],
+        typer.Option("--set", help="Settings to try side by side: threshold=2,3,5, cool_down=1h,4h."),
+    ] = [],  # noqa: B006
+    market: Annotated[list[str], typer.Option(help="Only this market, by market_id.")] = [],  # noqa: B006
+    user: Annotated[str, typer.Option(help="Whose grouping and cap of notices hold.")] = "everyone",
+    environment: Environment = "local",
+) -> None:
+    """Show when a rule would have fired, on what, for how long, and how many notices that would have been."""
+    from cryptomon_lib import backtest as tester
+    from cryptomon_lib.monitor import open_monitor
+    from cryptomon_lib.receivers import user_named
+    from cryptomon_lib.rules import rule_named
+
+    _choose(environment, [])
+    started = time.perf_counter()
+    begin, end = tester.window(since, until)
+    tried = {key: value.split(",") for key, value in _pairs(setting).items()}
+    found = tester.backtest_rule(
+        open_monitor(environment), rule_named(rule), begin, end, tried, market or None, user_named(user)
+    )
+    summary = found.settings.T
+    _print_table(
+        ["", *summary.columns], [[name, *map(_shown, row)] for name, *row in summary.itertuples(name=None)]
+    )
+    newest = found.firings.head(15)
+    columns = ["setting", "market_id", "measure", "fired_at", "minutes", "reached", "told", "after_1h_pct"]
+    _print_table(
+        columns, [[_shown(value) for value in row] for row in newest[columns].itertuples(index=False)]
+    )
+    seconds = time.perf_counter() - started
+    typer.echo(
+        f"{len(found.firings):,} firings from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC in {seconds:.1f} s",
+        err=True,
+    )
+
+
+@rules_app.command("list")
+def rules_list() -> None:
+    """List the rules, checked: what each looks at, when it fires, when people are told again."""
+    from cryptomon_lib.rules import load_rules
+
+    rows = [
+        [
+            rule.name,
+            rule.severity,
+            ", ".join(rule.measures or ("*",)),
+            ", ".join(rule.markets),
+            rule.condition,
+            rule.says,
+        ]
+        for rule in load_rules()
+    ]
+    _print_table(["rule", "severity", "measure", "markets", "fires when", "says"], rows)
+
+
+@rules_app.command("test")
+def rules_test(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder or a file; params/alert_tests where none.")
+    ] = None,
+) -> None:
+    """Run the unit tests of rules: given series, expected alerts; exit code 1 where one fails."""
+    from cryptomon_lib.errors import RuleTestFailed
+    from cryptomon_lib.rule_tests import run_rule_tests
+
+    outcomes = run_rule_tests(folder)
+    for outcome in outcomes:
+        typer.echo(f"{'passed' if outcome.passed else 'FAILED'}  {outcome.file}: {outcome.name}")
+        if not outcome.passed:
+            typer.echo("    " + outcome.difference.replace("\n", "\n    "))
+    failed = sum(not outcome.passed for outcome in outcomes)
+    if failed or not outcomes:
+        raise RuleTestFailed(
+            f"{failed} of {len(outcomes)} tests of rules failed; what was expected stands above."
+        )
 
 
 @app.command()

@@ -30,6 +30,7 @@ CryptomonError                      exit code 1
 │   ├── RunStopped                  143 asked to end (SIGTERM; 130 for SIGINT)
 │   └── AlreadyRunning              75  another run of the same job holds the lock
 ├── ApiError                        1   a request that the API cannot answer; carries the HTTP status
+├── RuleTestFailed              1   a unit test of an alert rule
 └── SimulatorError                  1   the simulated exchange
 """
 
@@ -229,6 +230,10 @@ class AlreadyRunning(RunError):
     """Another run of the same job on the same root holds the lock."""
 
     exit_code = 75
+
+
+class RuleTestFailed(CryptomonError):
+    """A unit test of an alert rule did not give what it expects."""
 
 
 class SimulatorError(CryptomonError):

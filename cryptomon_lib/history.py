@@ -199,12 +199,13 @@ def _of_chunk(
         row = np.cumsum(used) - 1
         matrix = np.full((int(used.sum()), len(group)), np.nan)
         matrix[row[places[mine]], own[mine]] = value[mine]
-        yield from _averaged(measure, market_ids[group], times[used], matrix, after, until)
+        yield from averaged(measure, market_ids[group], times[used], matrix, after, until)
 
 
-def _averaged(
+def averaged(
     measure: str, market_ids: np.ndarray, times: np.ndarray, matrix: np.ndarray, after: int, until: int
 ) -> Iterator[Block]:
+    """Blocks of a matrix, times down and markets across, of what is after `after` and not after `until` (ms)."""
     hours = times // HOUR_MS
     # row i looks at rows first[i] to i - 1
     first = np.searchsorted(times, times - HOUR_MS, "left")

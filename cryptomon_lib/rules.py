@@ -126,6 +126,17 @@ def load_rules(path: Path | None = None) -> tuple[Rule, ...]:
     return tuple(read_rule(str(name), entry, where) for name, entry in (read.get("rules") or {}).items())
 
 
+def rule_named(name: str, path: Path | None = None) -> Rule:
+    """The rule of that name.
+
+    Raises ConfigError: there is none; names the nearest.
+    """
+    known = {rule.name: rule for rule in load_rules(path)}
+    if name not in known:
+        raise ConfigError(f"No rule of params/alerts.yaml is called {name!r}.{nearest(name, known)}")
+    return known[name]
+
+
 def read_rule(name: str, entry: Any, where: str = "rule") -> Rule:
     """One rule from its keys and values.
 

@@ -70,6 +70,19 @@ def test_the_rank_sets_the_chosen_market_off_from_its_neighbours():
     assert figure["layout"]["yaxis"]["ticktext"][1] == "<b>2  GOLD-BTC</b>"
 
 
+def test_firings_are_counted_by_the_hour_and_an_hour_without_one_is_zero():
+    hour = 60 * MINUTE
+    figure = charts.firings_chart({"threshold=3": [0, 5 * MINUTE, 2 * hour + MINUTE], "threshold=5": []})
+    assert [line["y"] for line in figure["data"]] == [[2, 0, 1], [0, 0, 0]]
+    assert figure["data"][0]["x"][2] == "1970-01-01 02:00:00"
+    assert charts.firings_chart({"threshold=3": []})["data"][0]["x"] == []
+
+
+def test_what_followed_is_drawn_without_what_is_not_known():
+    figure = charts.after_chart({"threshold=3": [1.0, float("nan"), None, -2.0]})
+    assert figure["data"][0]["y"] == [1.0, -2.0]
+
+
 def test_a_hostile_name_is_text_in_every_figure():
     name = "<img src=x onerror=alert(1)>"
     figures = [
@@ -125,6 +138,8 @@ def test_plotly_takes_every_figure(theme):
         charts.value_chart(WITH_A_HOLE, [1.0] * 5, name="Volume", bars=True, theme=theme),
         charts.ratio_chart(WITH_A_HOLE, [1.0] * 5, note="simulated data", theme=theme),
         charts.rank_chart([1, 2], ["one", "other"], [2.0, 1.0], 0, theme=theme),
+        charts.firings_chart({"threshold=2": EVERY_MINUTE, "threshold=3": []}, theme=theme),
+        charts.after_chart({"threshold=2": [1.0, None, -2.0], "threshold=3": []}, theme=theme),
     ):
         plotly.Figure(figure)
 

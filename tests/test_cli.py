@@ -117,4 +117,4 @@ def test_a_tick_on_the_command_line_tells_each_notebook_and_runs_lists_them(tmp_
 
     assert done.returncode == 0, done.stderr
     assert "10_collect succeeded" in done.stdout and "20_flatten succeeded" in done.stdout
-    assert listed.stdout.count("succeeded") == 3
+    assert listed.stdout.count("succeeded") == 4

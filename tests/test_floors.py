@@ -59,6 +59,7 @@ FLOORS = {
     "health": 9,
     "metrics": 6,
     "alerts": 7,
+    "rule_tests": 7,
     "backtest": 8,
     "charts": 6,
     "retention": 6,

@@ -6,6 +6,7 @@ import pytest
 
 from cryptomon_lib.config import home
 from cryptomon_lib.errors import ConfigError
+from cryptomon_lib.rule_tests import expanded, run_rule_tests
 from cryptomon_lib.rules import duration_s, filled, load_rules, matcher, read_rule, with_threshold
 
 SHORT = {"measure": "volume_1m", "times": 3}
@@ -145,7 +146,7 @@ def test_an_error_names_the_file_the_rule_and_the_key(write, text, says):
         (SHORT | {"recover": "ratio < 2"}, "recover: view now_1h has no column ratio"),
         (SHORT | {"min_samples": -1}, "min_samples is -1"),
         ({"condition": "price > 3", "view": "latest", "measure": "price"}, "needs a column measure"),
-        ({"condition": "price > 3", "view": "latest", "min_samples": 3}, "needs a column samples"),
+        ({"condition": "value > 3", "view": "measures", "min_samples": 3}, "needs a column samples"),
         (SHORT | {"markets": []}, "markets is"),
         (SHORT | {"message": "{vaule}"}, "no field {vaule}. Did you mean value"),
         (SHORT | {"message": "{value.__class__}"}, "no field"),
@@ -220,3 +221,63 @@ def test_the_file_of_rules_is_no_environment():
     from cryptomon_lib.config import environments
 
     assert "alerts" not in environments() and (Path(home()) / "params" / "alerts.yaml").is_file()
+
+
+# ---- unit tests of rules
+
+
+@pytest.mark.parametrize("outcome", run_rule_tests(), ids=lambda outcome: f"{outcome.file}: {outcome.name}")
+def test_the_folder_of_rule_tests(outcome):
+    assert outcome.passed, f"\n{outcome.difference}"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs one rule test from its text; how what came differs."""
+
+    def ran(text):
+        path = tmp_path / "one.yaml"
+        path.write_text(text)
+        return run_rule_tests(path, [read_rule("volume", SHORT)])
+
+    return ran
+
+
+def test_a_failing_rule_test_shows_what_was_expected_and_what_came(run):
+    (outcome,) = run(
+        "tests:\n- name: wrong\n  rule: volume\n  given: [{values: 100x60 400 100}]\n"
+        "  expect: [{at: 60m, state: firing}, {at: 62m, state: resolved}]"
+    )
+    assert not outcome.passed
+    assert outcome.difference.splitlines()[1:] == [
+        "     60m  firing    kraken:kraken:BTC-USD",
+        "-    62m  resolved  kraken:kraken:BTC-USD",
+        "+    61m  resolved  kraken:kraken:BTC-USD",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("test", "says"),
+    [
+        ("{name: a, rule: vollume, given: []}", "no rule is called 'vollume'. Did you mean volume"),
+        (
+            "{name: a, rule: {times: 3}, given: []}",
+            "one.yaml: test 'a': rule given: the short form needs a measure",
+        ),
+        ("{name: a, rule: volume, given: [{values: 100y3}]}", "'100y3' is no term"),
+        ("{name: a, rule: volume, given: [{values: 1x999999}]}", "more than 100,000"),
+        ("{name: a, rule: volume, given: [{}]}", "one of them"),
+        ("{name: a, rule: volume, given: [{columns: {value: 1x3, ratio_1h: 1x4}}]}", "all need as many"),
+        ("{name: a, rule: volume, given: [{value: 3}]}", "unknown field `value`"),
+        ("{name: a, rule: volume, every: 0, given: [{values: 1x2}]}", "time has to go on"),
+        ("{rule: volume, given: []}", "`name`"),
+    ],
+)
+def test_a_rule_test_that_cannot_be_read_says_where_and_what(run, test, says):
+    with pytest.raises(ConfigError, match=r"one\.yaml") as caught:
+        run(f"tests: [{test}]")
+    assert says in str(caught.value)
+
+
+def test_a_series_is_written_in_short():
+    assert expanded("100x2 _ -1.5 1+2x3 _x2", "x") == [100, 100, None, -1.5, 1, 3, 5, None, None]
