@@ -7,7 +7,7 @@ place's alternatives cannot change the query's result, so a file without such a 
 Where anything is unsure there is no condition, and all is read.
 
 Through a view whose text hides the way (windows, aggregates over time) the header leads: the view's rows of a
-time depend on rows no older than its `reach` before that time, and on nothing older than its `lookback`.
+time depend on rows no further than its `reach` from that time, and on nothing older than its `lookback`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -178,9 +178,9 @@ def _widened(demand: Demand, time: str, reach: timedelta) -> Demand:
     """Of a demand on a view what it says of the time of the rows that the view reads."""
     wide = frozenset(
         frozenset(
-            replace(atom, back=atom.back + reach)
+            replace(atom, back=atom.back + (reach if atom.how == "ge" else -reach))
             for atom in part
-            if atom.of == time and atom.how == "ge" and not atom.literal
+            if atom.of == time and atom.how in ("ge", "le") and not atom.literal
         )
         for part in demand
     )

@@ -46,7 +46,7 @@ class View:
 
     lookback: how far before now its rows reach; None where it reads all there is.
     time: the column that carries its rows' time; None where rows have none, or not one that bounds what is read.
-    reach: how much older than its own rows' time the rows are that it reads, as an hour for a trailing mean.
+    reach: how far from its own rows' time the rows are that it reads, as an hour for a trailing mean.
     """
 
     name: str
@@ -313,7 +313,7 @@ def _spliced(text: str, spans: list[tuple[int, int, str]]) -> str:
 
 def for_duckdb(text: str) -> str:
     """A query in DuckDB's spelling; `now` in it is a placeholder that `at_moment` fills."""
-    return _spelled(parsed(text))
+    return _spelled(_read_again(parsed(text).copy()))
 
 
 def pieces_for_duckdb(tree: exp.Expression) -> tuple[str, ...]:
@@ -321,7 +321,7 @@ def pieces_for_duckdb(tree: exp.Expression) -> tuple[str, ...]:
 
     The odd pieces are numbers of `sources`, as text; each place keeps the name that the query calls it by.
     """
-    tree = tree.copy()
+    tree = _read_again(tree.copy())
     for number, table in enumerate(list(sources(tree))):
         if not table.alias:
             table.set("alias", exp.TableAlias(this=exp.to_identifier(table.name, quoted=True)))
@@ -339,10 +339,6 @@ def at_moment(spelled: str, now: datetime) -> str:
 
 
 def _rewrite(node: exp.Expression) -> exp.Expression:
-    if isinstance(node, exp.CTE) and _only_picks(node.this):
-        # DuckDB keeps what a step gave when it is read twice, here whole tables that are cheaper to read again
-        node.set("materialized", False)
-        return node
     if isinstance(node, exp.Cast) and isinstance(node.this, exp.AtTimeZone) and _is_now(node.this.this):
         return exp.column(_NOW, quoted=True)
     if _is_now(node):
@@ -368,6 +364,14 @@ def _rewrite(node: exp.Expression) -> exp.Expression:
 def _inner(*nodes: exp.Expression) -> list[exp.Expression]:
     # what is inside a node that was replaced is not visited by itself
     return [node.transform(_rewrite) for node in nodes]
+
+
+def _read_again(tree: exp.Expression) -> exp.Expression:
+    """DuckDB keeps what a step gave when it is read twice: whole tables, which are cheaper to read again."""
+    for step in tree.find_all(exp.CTE):
+        if _only_picks(step.this):
+            step.set("materialized", False)
+    return tree
 
 
 def _only_picks(step: exp.Expression) -> bool:

@@ -1,5 +1,6 @@
 """What a query needs of each file: never less than its rows, found where it can be shown, given up where not."""
 
+import math
 import random
 from datetime import UTC, datetime, timedelta
 
@@ -29,14 +30,19 @@ def whole(monkeypatch):
     return ask
 
 
+class Near(float):
+    """A number that is as good as another: sums of the same numbers may be taken in another order."""
+
+    def __eq__(self, other):
+        return math.isclose(self, other, rel_tol=1e-9, abs_tol=1e-12)
+
+    __hash__ = float.__hash__
+
+
 def rows_alike(rows):
-    """Rows in an order of their own; sums of the same numbers may be taken in another order."""
-    return sorted(
-        (
-            tuple(f"{value:.9g}" if isinstance(value, float) else str(value) for value in row.values())
-            for row in rows
-        ),
-    )
+    """Rows in an order of their own, to be compared with others."""
+    made = [tuple(Near(v) if isinstance(v, float) else v for v in row.values()) for row in rows]
+    return sorted(made, key=lambda row: ([str(v) for v in row if not isinstance(v, float)], repr(row)))
 
 
 # ---- the shipped views, whatever is asked of them

@@ -3,6 +3,7 @@
 -- units: of the measure; m2, the sum of squared deviations from the mean, in its square
 -- lookback: 31 d
 -- time: hour_at
+-- reach: 1 h
 -- why: days and weeks from a few rows an hour: hours merge to any longer window. Closed hours come from roll-ups, the
 --      rest from the values. Hours that were never rolled up and lie more than 26 h back are not there.
 with rolled_up as (
