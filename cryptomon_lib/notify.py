@@ -67,6 +67,11 @@ class Told:
     unevaluated: int = 0
 
     @property
+    def facts(self) -> dict[str, int]:
+        """What the record of a run keeps: told, untold, waiting, parked."""
+        return {"told": self.sent, "untold": self.failed, "waiting": self.waiting, "parked": self.parked}
+
+    @property
     def table(self) -> pd.DataFrame:
         """One row per quantity, with what it counts."""
         told = {
