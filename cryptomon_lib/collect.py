@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -16,7 +16,7 @@ import pandas as pd
 
 from cryptomon_lib import exchanges as known
 from cryptomon_lib.errors import CollectError, ConfigError, FetchError, PayloadError
-from cryptomon_lib.fetch import Fetcher
+from cryptomon_lib.fetch import Answer, Fetcher
 from cryptomon_lib.monitor import Monitor, hosts, open_fetcher
 from cryptomon_lib.payloads import ARCHIVE, INGEST, QUARANTINE, Request, pack, parse_moment, truncated
 from cryptomon_lib.shape import Instrument
@@ -100,7 +100,7 @@ def collect_payloads(
 
     Raises ConfigError: an unknown exchange or endpoint. CollectError: no call brought anything.
     """
-    names = list(exchanges or monitor.settings.exchanges)
+    names = [known.named(name) for name in exchanges or monitor.settings.exchanges]
     every_s = every_s or monitor.settings.cadence_s
     _check(monitor, names, endpoint, samples, every_s)
     fetcher = fetcher or open_fetcher(monitor.settings)
@@ -224,17 +224,7 @@ class Poll:
         )
 
     def _store(self, outcome: Outcome, request: Request) -> bytes:
-        url = request.url(self.hosts.get(request.source))
-        answer = self.fetcher.get(
-            url,
-            exchange=request.source,
-            refused=known.get(request.source).refused,
-            # no candle is no fault: nothing was traded; nor is a page beyond the last
-            may_be_empty=request.endpoint == "candles" or (request.page or 1) > 1,
-            elsewhere=getattr(known.get(request.source), "ELSEWHERE", None),
-            # the simulated exchange and a replay answer as of that moment
-            headers={"X-As-Of": outcome.slot.isoformat().replace("+00:00", "Z")} if self.replay else {},
-        )
+        answer = self._answer(outcome, request)
         left = getattr(known.get(request.source), "allowance", lambda body: None)(answer.body)
         if answer.limits or left:
             log.info("%s says of its limits: %s", request.source, answer.limits or left)
@@ -243,6 +233,33 @@ class Poll:
         outcome.state = "stored" if self.monitor.storage.create(outcome.key, packed) else "already"
         outcome.bytes = len(answer.body)
         return answer.body
+
+    def _answer(self, outcome: Outcome, request: Request) -> Answer:
+        """What the exchange answers: to one GET, or to those that its module makes."""
+        module, base = known.get(request.source), self.hosts.get(request.source)
+        # the simulated exchange and a replay answer as of that moment
+        as_of = {"X-As-Of": outcome.slot.isoformat().replace("+00:00", "Z")} if self.replay else {}
+        answers: list[Answer] = []
+
+        def ask(url: str, headers: Mapping[str, str], refused: Callable[[bytes], str | None]) -> bytes:
+            answers.append(
+                self.fetcher.get(
+                    url,
+                    exchange=request.source,
+                    refused=refused,
+                    # no candle is no fault: nothing was traded; nor is a page beyond the last
+                    may_be_empty=request.endpoint == "candles" or (request.page or 1) > 1,
+                    elsewhere=getattr(module, "ELSEWHERE", None),
+                    headers={**headers, **as_of},
+                )
+            )
+            return answers[-1].body
+
+        if hasattr(module, "fetch"):
+            body = module.fetch(ask, base)
+            return replace(answers[-1], body=body)
+        ask(request.url(base), {}, module.refused)
+        return answers[-1]
 
     def _listed_lately(self, name: str) -> bool:
         listed = [
@@ -327,7 +344,7 @@ def _check(monitor: Monitor, names: list[str], endpoint: str, samples: int, ever
     if not names:
         raise ConfigError("No exchange to poll: name some in params under exchanges.")
     for name in {*names, *monitor.settings.endpoints, *monitor.settings.hosts}:
-        known.get(name)
+        getattr(known.get(name), "check", lambda: None)()
     if endpoint not in ENDPOINTS and not endpoint.startswith("/"):
         raise ConfigError(f"endpoint is {endpoint!r}: one of {', '.join(ENDPOINTS)}, or a /route of the API.")
     if samples < 1 or every_s < 1:

@@ -245,6 +245,7 @@ def load_settings(
         _check_keys(values, Settings, source)
         merged = _merge(merged, values)
     settings = _convert(merged, f"params/{environment}.yaml")
+    settings = _with_table_names(settings)
     if "://" not in settings.root:
         settings = msgspec.structs.replace(settings, root=str((home() / settings.root).resolve()))
     return settings
@@ -298,6 +299,20 @@ def check_variable(name: Any, where: str) -> None:
         )
     if name.startswith(PREFIX):
         raise ConfigError(f"{where}: {name} begins with {PREFIX}, which settings do; take another name.")
+
+
+def _with_table_names(settings: Settings) -> Settings:
+    """Exchanges under the names that tables have: `ccxt:bitvavo` is `ccxt-bitvavo` there."""
+
+    def named(name: str) -> str:
+        return re.sub("^ccxt:", "ccxt-", name)
+
+    by_name = ("hosts", "endpoints", "calls_per_min", "keys")
+    return msgspec.structs.replace(
+        settings,
+        exchanges=tuple(map(named, settings.exchanges)),
+        **{key: {named(name): value for name, value in getattr(settings, key).items()} for key in by_name},
+    )
 
 
 def _own_params(environment: str) -> dict:

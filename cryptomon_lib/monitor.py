@@ -47,7 +47,7 @@ def open_fetcher(settings: Settings, share: float | None = None) -> Fetcher:
 
     Raises ConfigError: params name a key for an exchange that takes none, or that is not known.
     """
-    limits = {name: _limit(settings, name) for name in exchanges.names()}
+    limits = {name: _limit(settings, name) for name in {*exchanges.names(), *settings.exchanges}}
     return Fetcher(
         settings.fetch,
         budgets=budgets(settings),

@@ -26,7 +26,10 @@ and where the exchange has them
     OLDER_CANDLES, older_candles_request    the same where what is older has another route
     CANDLE_FIELDS               where a row has what the columns of candles need
     flatten_candles(body)       -> (columns for shape.candles without symbol, rejected entries)
-Everything in them is pure. Whoever wants more minutes than one call brings takes `candles_pages`.
+    fetch(ask, base) -> body    makes the calls of its tickers itself, each by `ask`; else one GET brings them
+    check()                     raises ConfigError where the exchange cannot be asked at all
+Everything in them is pure. Whoever wants more minutes than one call brings takes `candles_pages`. What begins with an
+underscore is no exchange: `_ccxt` stands for all that ccxt knows.
 """
 
 import importlib
@@ -43,6 +46,7 @@ import msgspec
 
 from cryptomon_lib.config import nearest
 from cryptomon_lib.errors import ConfigError, PayloadError
+from cryptomon_lib.exchanges import _ccxt
 from cryptomon_lib.fields import pairs
 from cryptomon_lib.payloads import Payload, Request
 from cryptomon_lib.shape import Flattened, Instrument, candles, ticks
@@ -56,12 +60,19 @@ def names() -> tuple[str, ...]:
     )
 
 
+def named(name: str) -> str:
+    """The name that tables know an exchange by: `ccxt:bitvavo` is `ccxt-bitvavo` there."""
+    return name.replace("ccxt:", _ccxt.PREFIX, 1) if name.startswith("ccxt:") else name
+
+
 @cache
-def get(name: str) -> ModuleType:
-    """The module of an exchange.
+def get(name: str) -> ModuleType | _ccxt.Ccxt:
+    """The module of an exchange, or what stands for one that ccxt knows (`ccxt:<id>`).
 
     Raises ConfigError: there is none of that name.
     """
+    if named(name).startswith(_ccxt.PREFIX):
+        return _ccxt.open_exchange(named(name).removeprefix(_ccxt.PREFIX))
     if name not in names():
         raise ConfigError(f"No exchange is called {name!r}.{nearest(name, names())}")
     return importlib.import_module(f"{__name__}.{name}")
@@ -73,6 +84,8 @@ def by_host(host: str) -> str:
 
     Raises PayloadError: none has.
     """
+    if host.endswith(_ccxt.HOST_SUFFIX):
+        return f"{_ccxt.PREFIX}{host.removesuffix(_ccxt.HOST_SUFFIX)}"
     for name in names():
         if host == get(name).HOST:
             return name
@@ -131,13 +144,15 @@ def request(name: str, endpoint: str) -> Request:
     """
     module = get(name)
     target = endpoint if endpoint.startswith("/") else getattr(module, endpoint.upper(), None)
+    if hasattr(module, "fetch") and endpoint != "tickers":
+        raise ConfigError(f"{name} is asked by ccxt, which brings its tickers only, not {endpoint!r}.")
     if target is None or endpoint == "candles":
         raise ConfigError(
             f"{name} has no endpoint {endpoint!r}: tickers, instruments, or a /route of its API."
         )
     route, _, query = target.partition("?")
     pairs = tuple(tuple(pair.split("=", 1)) for pair in query.split("&") if "=" in pair)
-    return Request(name, endpoint, module.HOST, route, pairs)
+    return Request(named(name), endpoint, module.HOST, route, pairs)
 
 
 def candles_pages(
