@@ -10,12 +10,10 @@ from statistics import fmean
 
 import pytest
 
-from cryptomon_lib import exchanges
 from cryptomon_lib.collect import collect_payloads
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.flatten import flatten_payloads
 from cryptomon_lib.monitor import open_monitor
-from cryptomon_lib.payloads import Payload
 from cryptomon_lib.simulator import Simulator
 
 
@@ -147,62 +145,6 @@ def test_binance_of_2022_is_accounted_for_symbol_by_symbol(captures, tmp_path, o
         assert row["exchange_at"] == datetime.fromtimestamp(int(entry["closeTime"]) / 1000, UTC)
     assert wrong == []
     assert (rows["BTCUSDT"]["base"], rows["BTCUSDT"]["quote"]) == ("BTC", "USDT")
-
-
-# ---- against what others make of the same rows
-
-
-ORACLE = {
-    "kraken": (
-        lambda tickers: {"error": [], "result": {symbol: one["info"] for symbol, one in tickers.items()}},
-        lambda symbol, one: symbol,
-        # Kraken's open is of midnight, so no change of 24 h follows from it
-        {"bid": "bid", "ask": "ask"},
-    ),
-    "binance": (
-        lambda tickers: [one["info"] for one in tickers.values()],
-        lambda symbol, one: one["info"]["symbol"],
-        {
-            "bid": "bid",
-            "ask": "ask",
-            "open_24h": "open",
-            "change_24h": "change",
-            "change_24h_pct": "percentage",
-        },
-    ),
-}
-
-
-@pytest.mark.parametrize("name", ORACLE)
-def test_ticks_are_what_ccxt_makes_of_the_same_rows(name, captures):
-    tickers = read(captures / "normalised_oracle" / f"{name}.json.xz")["tickers"]
-    envelope, named, also = ORACLE[name]
-    body = json.dumps(envelope(tickers)).encode()
-    at = datetime(2022, 11, 21, 6, 36, tzinfo=UTC)
-    module = exchanges.get(name)
-    payload = Payload("", module.HOST, module.TICKERS.partition("?")[0], {}, at, at, None, body)
-    found = exchanges.flatten(payload)
-    rows = {row["symbol"]: row for row in found.rows.to_pylist()}
-    assert found.entries == len(tickers) == len(rows) + len(found.rejected)
-    assert len(rows) > 0.99 * len(tickers)
-    pairs = {"price": "last", "high_24h": "high", "low_24h": "low"} | also
-    wrong = []
-    for symbol, one in tickers.items():
-        row = rows.get(named(symbol, one))
-        if row is None:
-            continue
-        # zero is a price there and no trade here
-        untraded = not one["last"]
-        for column, theirs in pairs.items():
-            expected = number(one[theirs]) if column.startswith("change") else traded(one[theirs])
-            if untraded and column not in ("bid", "ask", "open_24h"):
-                expected = None
-            if not near(row[column], expected, 1e-9):
-                wrong.append((symbol, column, row[column], one[theirs]))
-        for column, theirs in {"volume_24h": "baseVolume", "quote_volume_24h": "quoteVolume"}.items():
-            if not near(row[column], number(one[theirs]), 1e-9):
-                wrong.append((symbol, column, row[column], one[theirs]))
-    assert wrong == []
 
 
 # ---- 26 hours of one-minute bars, a hole of two hours among them

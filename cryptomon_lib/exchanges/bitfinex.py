@@ -43,6 +43,10 @@ CANDLE_FIELDS = {
     "close": "[2]",
     "volume": "[5]",
 }
+DIFFERS = {
+    "market": "ccxt renames codes by its own list; here by Bitfinex's, the commonest where it is not there",
+    "exchange_at": "the payload has no time; ccxt puts the moment at which it asked",
+}
 # codes that differ from the rest of the field's, for payloads that no list of instruments came with
 _PLAIN = {
     "UST": "USDT",

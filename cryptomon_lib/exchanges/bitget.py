@@ -61,6 +61,9 @@ CANDLE_FIELDS = {
     "volume": "[5]",
     "quote_volume": "[7]",
 }
+DIFFERS = {
+    "change_24h_pct": "in the first version of the API ccxt left `change` out",
+}
 
 T = TypeVar("T")
 

@@ -44,6 +44,9 @@ CANDLE_FIELDS = {
     "quote_volume": "[1]",
     "is_closed": "[7]",
 }
+DIFFERS = {
+    "market": "ccxt has names of its own for codes that several coins share; here the exchange's stand",
+}
 
 
 class _Pair(msgspec.Struct, gc=False):

@@ -41,6 +41,12 @@ CANDLE_FIELDS = {
     "quote_volume": "[6] * [5]",
     "trades": "[7]",
 }
+DIFFERS = {
+    "open_24h": "ccxt takes `o`, the open since 00:00 UTC, for the open of 24 h; here there is none",
+    "change_24h": "follows from that open",
+    "change_24h_pct": "follows from that open",
+    "exchange_at": "the payload has no time; ccxt puts the moment at which it asked",
+}
 
 # codes that Kraken's older names of pairs use for what the rest of the field calls otherwise
 _PLAIN = {"XBT": "BTC", "XDG": "DOGE"}

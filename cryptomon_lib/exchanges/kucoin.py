@@ -43,6 +43,9 @@ CANDLE_FIELDS = {
     "volume": "[5]",
     "quote_volume": "[6]",
 }
+DIFFERS = {
+    "market": "ccxt has names of its own for codes that several coins share or that were renamed; here the exchange's stand",
+}
 
 T = TypeVar("T")
 

@@ -47,6 +47,9 @@ CANDLE_FIELDS = {
     "quote_volume": "[7]",
     "is_closed": "[8]",
 }
+DIFFERS = {
+    "market": "ccxt has names of its own for codes that several coins share; here the exchange's stand",
+}
 
 T = TypeVar("T")
 
