@@ -331,10 +331,14 @@ class _Run:
         kept = getattr(known.get(source), "CANDLES_KEPT", None)
         if kept is None:
             return holes
-        gone = common(self._open(holes, market), [(0, self.minute - kept)])
+        gone = common(self._open(holes, market), [(0, self._gone(kept))])
         # set, not added: the table may have to be looked at again
         self.done.minutes[market]["lost"] = size(gone)
         return self._closed(holes, market, gone, UNFILLABLE, self._kept(source, kept))
+
+    def _gone(self, kept: int) -> int:
+        """The newest minute that an exchange which keeps so many, the running one included, has no more."""
+        return self.minute - kept + 1
 
     @staticmethod
     def _kept(source: str, kept: int) -> str:
@@ -409,7 +413,7 @@ class _Run:
         refused = common(without(ask.missing, got), spans_of(given))
         left = without(ask.missing, got + refused)
         kept = getattr(known.get(ask.source), "CANDLES_KEPT", None)
-        gone = common(left, [(0, self.minute - kept)]) if kept else []
+        gone = common(left, [(0, self._gone(kept))]) if kept else []
         left = without(left, gone)
         untraded, older, young = self._silent(left, have)
         self.older[ask.market_id] += older

@@ -123,7 +123,7 @@ def check(function: Callable[[Look], Iterable[Found]]) -> Callable[[Look], Itera
 
 def checks() -> dict[str, str]:
     """Every check by name, with what it looks at."""
-    return {name: function.__doc__.strip().splitlines()[0] for name, function in _CHECKS.items()}
+    return {name: (function.__doc__ or "").strip().partition("\n")[0] for name, function in _CHECKS.items()}
 
 
 def check_health(monitor: Monitor, as_of: str | datetime | None = None) -> Report:
