@@ -34,9 +34,10 @@ GRACE = timedelta(minutes=4)
 DAY_GRACE = timedelta(hours=2)
 # no query takes longer than this, so files that left the table so long ago are read by none
 VACUUM_AFTER = HOUR
-# rows that are sorted in memory at once, and rows of a row group: reading one market reads one group
-_BUCKET = 400_000
-_GROUP = 50_000
+# rows that are sorted in memory at once
+_BUCKET = 480_000
+# rows of a row group: who asks for one market reads the file's footer, which grows with their number, and one group
+_GROUP = {"hour": 50_000, "day": 200_000}
 _MEMORY = "400MB"
 # so many files a day are joined as they are; more become hours first, whose sorted files are cheap to merge
 _FILES = 48
@@ -230,22 +231,32 @@ class _Sorted:
 
     def __init__(self, monitor: Monitor, join: Join):
         self._storage = monitor.storage
-        self._table = join.table
-        self._paths = [f"{monitor.lake.uri(join.table)}/{path}" for path in join.paths]
+        self._table, self._group = join.table, _GROUP[join.span]
+        self._files = [f"{monitor.lake.uri(join.table)}/{path}".removeprefix("s3://") for path in join.paths]
 
     def __enter__(self) -> "_Sorted":
-        self._spill = tempfile.TemporaryDirectory(prefix="cryptomon-compact-")
+        self._folder = tempfile.TemporaryDirectory(prefix="cryptomon-compact-")
+        if self._storage.is_s3:
+            self._files = self._fetched()
         self._connection = duckdb.connect(
-            config={"memory_limit": _MEMORY, "temp_directory": self._spill.name}
+            config={"memory_limit": _MEMORY, "temp_directory": f"{self._folder.name}/spill"}
         )
         self._connection.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
-        if self._storage.is_s3:
-            self._connection.register_filesystem(self._storage.fs)
         return self
+
+    def _fetched(self) -> list[str]:
+        """The files, brought here side by side: what reads them in parts would ask S3 for each part."""
+        here = [f"{self._folder.name}/{number}.parquet" for number in range(len(self._files))]
+        try:
+            self._storage.fs.get(self._files, here)
+        except OSError as error:
+            self._folder.cleanup()
+            raise StorageError(f"Cannot read files of {self._table} to join them: {error}") from error
+        return here
 
     def __exit__(self, *_) -> None:
         self._connection.close()
-        self._spill.cleanup()
+        self._folder.cleanup()
 
     def groups(self) -> Iterator[pa.Table]:
         """Row groups: the rows of a value of the first key column are in one of them, or fill several."""
@@ -255,7 +266,7 @@ class _Sorted:
             low, last = values[0][0], values[-1][0]
             rows = self._rows(lead, low, last)
             begin = 0
-            for group in _batched(values, _GROUP):
+            for group in _batched(values, self._group):
                 length = sum(count for _, count in group)
                 yield rows.slice(begin, length)
                 begin += length
@@ -277,7 +288,7 @@ class _Sorted:
         return self._run(text, given).to_arrow_table()
 
     def _source(self) -> str:
-        listed = ", ".join("'" + path.replace("'", "''") + "'" for path in self._paths)
+        listed = ", ".join("'" + path.replace("'", "''") + "'" for path in self._files)
         return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true)"
 
     def _run(self, text: str, given: Sequence = ()) -> duckdb.DuckDBPyRelation:

@@ -107,7 +107,7 @@ def test_a_day_of_many_files_becomes_hours_first(local, fill, stored, monkeypatc
 
 
 def test_one_market_s_read_of_a_closed_day_is_one_row_group(local, fill, monkeypatch):
-    monkeypatch.setattr(compact, "_GROUP", 10)
+    monkeypatch.setitem(compact._GROUP, "day", 10)
     monkeypatch.setattr(compact, "_BUCKET", 17)
     fill(local, NOON, 5)
     compact_tables(local, NOON + DAY)
@@ -127,18 +127,18 @@ def test_the_log_says_of_a_joined_file_what_it_said_of_the_files_before(local, f
 
     def bounds():
         actions = lake.actions(lake.open("ticks")).to_pylist()
-        names = ("market_id", "collected_at", "price", "exchange_at", "base")
+        names = ("market_id", "collected_at", "exchange_at", "base")
         return {
             name: (min(one[f"min.{name}"] for one in actions), max(one[f"max.{name}"] for one in actions))
             for name in names
         } | {
-            "nulls": sum(one["null_count.bid"] for one in actions),
+            "nulls": sum(one["null_count.exchange_at"] for one in actions),
             "rows": sum(one["num_records"] for one in actions),
         }
 
     before = bounds()
     compact_tables(local, NOON + HOUR + 5 * MINUTE)
-    assert bounds() == before and before["nulls"] == 12
+    assert bounds() == before and before["rows"] == 12
     assert lake.newest("ticks") == NOON + 2 * MINUTE + timedelta(seconds=2.5)
 
 
