@@ -8,7 +8,7 @@ come late are files that a later run joins.
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -18,7 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cryptomon_lib.errors import AccountingError, CommitConflict, StorageError
+from cryptomon_lib.config import nearest
+from cryptomon_lib.errors import AccountingError, CommitConflict, ConfigError, StorageError
 from cryptomon_lib.lake import Lake
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.parquet import file_schema
@@ -59,7 +60,8 @@ class Join:
 
 @dataclass
 class Compacted:
-    """What a compaction did. overtaken: joins that another run had made meanwhile."""
+    """What a compaction did. overtaken: joins that another run had made meanwhile; expired: files of days whose time,
+    by `retention.tables_days`, was up."""
 
     hours: int = 0
     days: int = 0
@@ -69,6 +71,7 @@ class Compacted:
     bytes_before: int = 0
     bytes_after: int = 0
     overtaken: int = 0
+    expired: int = 0
     vacuumed: int = 0
 
     @property
@@ -89,10 +92,12 @@ def compact_tables(
     vacuum_after: how long files stay that are no longer named; no query may take longer.
     progress: called with each join before it begins.
 
-    Raises StorageError: the root cannot be read or written. AccountingError: a file that was written does not
+    Raises ConfigError: params keep days of a table that there is not. StorageError: the root cannot be read or
+    written. AccountingError: a file that was written does not
     hold the rows that it should; it is no part of the table.
     """
     now, done = now or datetime.now(UTC), Compacted()
+    kept = _kept_days(monitor)
     for name, described in TABLES.items():
         if monitor.lake.open(name) is None:
             continue
@@ -101,11 +106,24 @@ def compact_tables(
                 for join in joins(name, monitor.lake.actions(monitor.lake.open(name)), now, span):
                     progress(join)
                     _join(monitor, join, done)
+        if name in kept:
+            done.expired += monitor.lake.expire(name, f"{now - kept[name] * DAY:%Y-%m-%d}")
         monitor.lake.configure(name)
         # what a killed run left behind is no part of any version: only a look at all files finds it
         done.vacuumed += len(monitor.lake.vacuum(name, vacuum_after, full=done.days > 0))
     log.info("compacted %s", {name: value for name, value in vars(done).items() if value})
     return done
+
+
+def _kept_days(monitor: Monitor) -> Mapping[str, int]:
+    kept = monitor.settings.retention.tables_days
+    dated = [name for name, described in TABLES.items() if "day" in described.partition_by]
+    for name in kept:
+        if name not in dated:
+            raise ConfigError(
+                f"params: retention.tables_days names {name!r}, which is no table with days.{nearest(name, dated)}"
+            )
+    return kept
 
 
 def describe_tables(monitor: Monitor) -> pd.DataFrame:

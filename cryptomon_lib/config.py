@@ -73,6 +73,7 @@ class Retention(Section):
     archive_days: Days
     quarantine_days: Days
     runs_days: Days
+    tables_days: dict[str, Count]
 
 
 class Notify(Section):

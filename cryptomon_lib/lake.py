@@ -42,6 +42,8 @@ _TURN = "cryptomon-turn"
 _MARK = "cryptomon-mark-"
 # in a commit's own words: that it changed how rows are stored, and none of them
 _SAYS, _SAME_ROWS = "cryptomon", "same rows"
+# or that it let go of rows whose time was up: what was computed of them stays
+_EXPIRED = "expired"
 _TRIES = 20
 _ORIGIN, _FILLED_IN = "origin", "backfill"
 # a removed file is remembered for some runs of vacuum, which then finds it without listing all files
@@ -198,6 +200,7 @@ class Lake:
         *,
         marks: Mapping[str, int] | None = None,
         same_rows: bool = False,
+        says: str | None = None,
     ) -> None:
         """In one commit, name new files and no longer name others (paths as the log has them).
 
@@ -230,7 +233,7 @@ class Lake:
                 schema(name),
                 list(columns),
                 commit_properties=CommitProperties(
-                    custom_metadata={_SAYS: _SAME_ROWS} if same_rows else None,
+                    custom_metadata={_SAYS: _SAME_ROWS if same_rows else says} if same_rows or says else None,
                     max_commit_retries=0,
                     app_transactions=[
                         Transaction(_MARK + mark, value) for mark, value in (marks or {}).items()
@@ -245,6 +248,19 @@ class Lake:
     def is_as_declared(self, name: str, table: DeltaTable) -> bool:
         """Whether the table has the columns that the data dictionary has now."""
         return [field.name for field in table.schema().fields] == schema(name).names
+
+    def expire(self, name: str, before_day: str) -> int:
+        """No longer name the files of days before that one (YYYY-MM-DD); how many those were.
+
+        Raises CommitConflict: another commit came first.
+        """
+        table = self.open(name)
+        if table is None or (actions := self.actions(table)).num_rows == 0:
+            return 0
+        old = actions.filter(pc.less(actions["partition.day"], before_day))["path"].to_pylist()
+        if old:
+            self.swap(name, table, [], old, says=_EXPIRED)
+        return len(old)
 
     def mark(self, table: DeltaTable, mark: str) -> int | None:
         """The number that the last commit with that mark left; None where there was none."""
@@ -467,7 +483,7 @@ class Lake:
 def _changes(name: str, entry: bytes) -> Iterator[Change]:
     """The changes that one log entry tells of."""
     actions = [json.loads(line) for line in entry.splitlines() if line.strip()]
-    if any(action.get("commitInfo", {}).get(_SAYS) == _SAME_ROWS for action in actions):
+    if any(action.get("commitInfo", {}).get(_SAYS) in (_SAME_ROWS, _EXPIRED) for action in actions):
         return
     column = TABLES[name].day_of
     for action in actions:

@@ -13,7 +13,7 @@ from test_flatten import kill_at
 from cryptomon_lib import compact
 from cryptomon_lib.compact import compact_tables, joins
 from cryptomon_lib.engine import Engine
-from cryptomon_lib.errors import AccountingError, CommitConflict, StorageError
+from cryptomon_lib.errors import AccountingError, CommitConflict, ConfigError, StorageError
 from cryptomon_lib.lake import Batch, Lake
 from cryptomon_lib.monitor import open_monitor
 from cryptomon_lib.rollups import roll_up
@@ -463,3 +463,34 @@ def test_what_the_tables_consist_of_is_told(local, fill):
     told = compact.describe_tables(local).loc["ticks"]
     assert (told["files"], told["rows"], told["commits"]) == (3, 12, 3)
     assert told["newest"] == NOON + 2 * MINUTE + timedelta(seconds=2.5)
+
+
+# ---- days whose time is up
+
+
+def test_days_go_when_params_say_so_and_what_was_computed_of_them_stays(local, open_at, fill, stored):
+    for day in range(3):
+        fill(local, NOON + day * DAY, 2)
+    now = NOON + 3 * DAY
+    roll_up(local, now)
+    before = stored(local, "rollups_1h")
+    assert compact_tables(local, now).expired == 0
+    kept = open_at(local.storage.root, retention={"tables_days": {"ticks": 2}})
+    done = compact_tables(kept, now, vacuum_after=timedelta(0))
+    assert done.expired == 1 and done.vacuumed > 0
+    assert {row["day"] for row in stored(local, "ticks")} == {"2026-07-28", "2026-07-29"}
+    assert roll_up(local, now).hours == 0 and stored(local, "rollups_1h") == before
+    # nor is it undone by computing all that there is anew
+    roll_up(local, now, rebuild=True)
+    keys = [
+        [(row["market_id"], row["measure"], row["hour_at"]) for row in rows]
+        for rows in (stored(local, "rollups_1h"), before)
+    ]
+    assert keys[0] == keys[1]
+
+
+def test_days_of_a_table_that_there_is_not_are_an_error_of_the_params(local, open_at, fill):
+    fill(local, NOON, 1)
+    odd = open_at(local.storage.root, retention={"tables_days": {"tickz": 2}})
+    with pytest.raises(ConfigError, match="Did you mean ticks"):
+        compact_tables(odd, NOON)
