@@ -43,9 +43,9 @@ format: $(READY)  ## format code and strip notebooks
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-tour: $(READY)  ## execute the tour anew and keep its outputs, which tests compare it with
+tour: $(READY)  ## execute the notebooks 0* anew and keep their outputs, which tests compare them with
 	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False \
-		notebooks/00_tour.ipynb
+		notebooks/0*.ipynb
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -3,12 +3,15 @@
 Each is one short query on the views; what a metric is stands in views/*.sql and nowhere here.
 """
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import pandas as pd
 
-from cryptomon_lib import sql
+from cryptomon_lib import lint, sql
 from cryptomon_lib.config import nearest
 from cryptomon_lib.engine import Engine
-from cryptomon_lib.errors import UnknownMarket
+from cryptomon_lib.errors import MetricError, UnknownMarket
 from cryptomon_lib.latest import is_of_now, shared_columns
 
 
@@ -34,6 +37,30 @@ def check_views(engine: Engine) -> pd.DataFrame:
         row = engine.query(text).to_pylist()[0]
         found[view.name] = {"rows": row["total"], "doubled": row["total"] - row["keys"]}
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("view")
+
+
+def write_view(name: str, lines: Iterable[str]) -> Path:
+    """Write a view of one's own, in place of an earlier one of that name; the next query knows it. Its file.
+
+    Raises MetricError: the name is not one's own to give, or there is no folder for it.
+    """
+    sql.check_own_name(name)
+    folder = sql.own_folder()
+    if folder is None or not folder.is_dir():
+        raise MetricError(
+            f"There is no folder {folder or 'notebooks/mine'}: make it, or name one by use_views."
+        )
+    path = folder / f"{name}.sql"
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return path
+
+
+def lint_view(path: Path) -> pd.DataFrame:
+    """One row per problem of a view file: its line, what is not portable, and what to write instead."""
+    problems = lint.lint_file(path)
+    return pd.DataFrame(
+        {name: [getattr(one, name) for one in problems] for name in ("line", "what", "instead")}
+    )
 
 
 def markets(engine: Engine) -> pd.DataFrame:

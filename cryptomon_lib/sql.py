@@ -66,11 +66,26 @@ class View:
         return parsed(self.text)
 
 
-def folders() -> list[Path]:
-    """Where view files are: the project's own, and an analyst's own in notebooks/mine, which no upgrade touches."""
+_mine: list[Path] = []
+
+
+def use_views(folder: Path | str) -> Path:
+    """In this process, an analyst's own views are those of this folder and not of notebooks/mine."""
+    _mine[:] = [Path(folder)]
+    return _mine[0]
+
+
+def own_folder() -> Path | None:
+    """Where an analyst's own views are: notebooks/mine, which no upgrade touches; None without a project."""
     with suppress(ConfigError):
-        return [FOLDER, home() / "notebooks" / "mine"]
-    return [FOLDER]
+        return _mine[0] if _mine else home() / "notebooks" / "mine"
+    return None
+
+
+def folders() -> list[Path]:
+    """Where view files are: the project's own folder, and an analyst's."""
+    own = own_folder()
+    return [FOLDER, own] if own else [FOLDER]
 
 
 def views(folder: Path | None = None) -> Mapping[str, View]:
@@ -117,10 +132,7 @@ def _loaded(house: tuple, own: tuple) -> _Views:
     why: dict[str, str] = {}
     for path, *_ in own:
         try:
-            if path.stem in known or path.stem in TABLES:
-                raise MetricError(f"{path.name}: there is a view or table of that name; give it another.")
-            if not _NAME.fullmatch(path.stem):
-                raise MetricError(f"{path.name}: SQL takes names of small letters, digits and _: rename it.")
+            check_own_name(path.stem, known)
             waiting[path.stem] = read_view(path)
         except MetricError as error:
             why[path.stem] = str(error)
@@ -132,6 +144,14 @@ def _loaded(house: tuple, own: tuple) -> _Views:
     for says in why.values():
         log.warning("a view of notebooks/mine is left out: %s", says)
     return _Views(known, why)
+
+
+def check_own_name(name: str, house: Mapping[str, View] | None = None) -> None:
+    """Raises MetricError: a view of one's own cannot be called so."""
+    if name in (views(FOLDER) if house is None else house) or name in TABLES:
+        raise MetricError(f"{name}.sql: there is a view or table of that name; give it another.")
+    if not _NAME.fullmatch(name):
+        raise MetricError(f"{name}.sql: SQL takes names of small letters, digits and _: rename it.")
 
 
 def _there(name: str, known: Mapping[str, View]) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cryptomon_lib import lint, sql
+from cryptomon_lib import lint, metrics, sql
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.errors import MetricError
 from cryptomon_lib.tables import TABLES
@@ -211,6 +211,21 @@ def test_a_view_of_one_s_own_that_cannot_be_used_stops_nothing_and_says_why(name
     with pytest.raises(Exception, match=f"{name}.*|reads") as caught:
         engine.query(f"select market_id from {name}")
     assert says in str(caught.value)
+
+
+def test_a_view_is_written_where_one_s_own_are_and_looked_at_in_a_table(mine):
+    lines = [*HEADER.splitlines(), "select market_id, price / volume_24h as x from ticks"]
+    found = metrics.lint_view(metrics.write_view("mine", lines))
+    assert found["line"].tolist() == [5] and found["instead"].tolist() == ["nullif(…, 0e0)"]
+    assert metrics.write_view("mine", lines) == mine / "mine.sql" and "mine" in sql.views()
+    for name in ("latest", "../out", "My"):
+        with pytest.raises(MetricError):
+            metrics.write_view(name, lines)
+    assert [path.name for path in mine.parent.rglob("*.sql")] == ["mine.sql"]
+    mine.joinpath("mine.sql").unlink()
+    mine.rmdir()
+    with pytest.raises(MetricError, match="There is no folder"):
+        metrics.write_view("mine", lines)
 
 
 @pytest.mark.parametrize(
