@@ -47,6 +47,9 @@ tour: $(READY)  ## execute the notebooks 0* anew and keep their outputs, which t
 	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False \
 		notebooks/0*.ipynb
 
+docs: $(READY)  ## write docs/exchanges.md from the exchanges' modules
+	$(BIN)/python -m cryptomon_lib.catalogue
+
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 

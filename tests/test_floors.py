@@ -47,6 +47,7 @@ FLOORS = {
     "fields": 4,
     "exchanges": 4,
     "monitor": 4,
+    "catalogue": 5,
     "collect": 5,
     "engines": 5,
     "engine": 5,

@@ -12,6 +12,7 @@ and where the exchange has them
     SPLIT_BY_INSTRUMENTS = True                             its tickers need that list
     TICKERS_PAGES               how many pages its tickers come in; the page goes into the query as `page`
     in_routes(instrument)       the market as routes of one market name it, where tickers call it otherwise
+    OF_THE_PAYLOAD              as FIELDS, of what stands once beside the rows
     DIFFERS                     {column: why} where it is not what ccxt makes of the same row
     CALLS_PER_MIN               the most calls a minute that it allows one address; params can say less
     KEY_HEADER or KEY_PARAMETER     where its API key goes, when params name one under `keys`

@@ -35,6 +35,8 @@ FIELDS = {
     "volume_24h": "volume24h",
     "quote_volume_24h": "turnover24h",
 }
+# beside the rows, for all of them
+OF_THE_PAYLOAD = {"exchange_at": "time"}
 CANDLE_FIELDS = {
     "opened_at_ms": "[0]",
     "open": "[1]",

@@ -33,6 +33,8 @@ FIELDS = {
     "volume_24h": "amount",
     "quote_volume_24h": "vol",
 }
+# beside the rows, for all of them
+OF_THE_PAYLOAD = {"exchange_at": "ts"}
 CANDLE_FIELDS = {
     "opened_at_ms": "id * 1000",
     "open": "open",

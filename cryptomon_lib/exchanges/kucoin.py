@@ -34,6 +34,8 @@ FIELDS = {
     "volume_24h": "vol",
     "quote_volume_24h": "volValue",
 }
+# beside the rows, for all of them
+OF_THE_PAYLOAD = {"exchange_at": "data.time"}
 CANDLE_FIELDS = {
     "opened_at_ms": "[0] * 1000",
     "open": "[1]",
