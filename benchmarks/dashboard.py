@@ -1,0 +1,273 @@
+"""The dashboard beside a plain Streamlit, Panel and Dash page: the same charts from the same files, in one run.
+
+At 9,590 markets with 24 h of ticks: seconds from navigation to the first chart with a browser that has nothing and
+with one that was here before; from naming another market to its chart; memory of the servers for each further
+viewer; ten viewers at once, until the last has his chart. The pages differ in what else they show: ours has the
+search, the same pair elsewhere and the state of the data, the plain ones a text field.
+
+The peers are no dependency: they are installed into .cryptomon/peers when this runs for the first time.
+Run: python benchmarks/dashboard.py [rounds] [markets]
+"""
+
+import asyncio
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pyarrow.compute as pc
+from metrics import NOW, generate
+from playwright.async_api import Browser, Page, async_playwright
+
+from cryptomon_lib import Engine, open_monitor
+from cryptomon_lib.config import home
+from cryptomon_lib.dashboard_server import free_port, start
+from cryptomon_lib.latest import keep_latest
+
+PEERS = Path(__file__).parent / "peers"
+AS_OF = f"{NOW:%Y-%m-%dT%H:%M:%SZ}"
+PATIENT_MS = 60_000
+VIEWERS = 10
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
+
+
+@dataclass
+class Contender:
+    """A page that is served: where, by which process, how its chart is known and another market is asked for."""
+
+    url: str
+    pid: int
+    end: Callable[[], object]
+    drawn: Callable[[Page, str], object]
+    ask: Callable[[Page, str], object]
+
+
+# ---- pages
+
+
+async def ours_drawn(page: Page, market: str) -> None:
+    """Until our page shows a market's chart."""
+    await page.wait_for_function(
+        "id => { const p = document.querySelector('.cm-card-value .cm-figure');"
+        " return p?.querySelector('.main-svg') && p.layout?.uirevision?.startsWith(`${id} `); }",
+        arg=market,
+        timeout=PATIENT_MS,
+        polling=10,
+    )
+
+
+async def ours_ask(page: Page, market: str) -> None:
+    """Name another market in our search; the clock starts when the name is typed."""
+    box = page.locator(".cm-top .cm-search-input")
+    await box.fill(market.split(":", 1)[1])
+    await page.locator("#cm-suggestions-market [role=option]").first.wait_for(timeout=PATIENT_MS)
+    await box.press("Enter")
+
+
+async def plain_drawn(page: Page, market: str) -> None:
+    """Until a plain page shows a chart that is titled by the market."""
+    await page.locator(".gtitle", has_text=market).first.wait_for(timeout=PATIENT_MS)
+
+
+async def plain_ask(page: Page, market: str) -> None:
+    """Type another market into a plain page's field."""
+    box = page.locator("input").first
+    await box.fill(market)
+    await box.press("Enter")
+
+
+def contenders(root: str, market: str) -> dict[str, Callable[[], Contender]]:
+    """How each is started."""
+    plain = os.environ | {
+        "CRYPTOMON_ROOT": root,
+        "BENCH_MARKET": market,
+        "BENCH_AS_OF": AS_OF,
+        "PYTHONPATH": os.pathsep.join([str(peers_folder()), str(PEERS), str(home())]),
+    }
+
+    def ours() -> Contender:
+        server = start(
+            "local", 0, env=os.environ | {"CRYPTOMON_ROOT": root}, pool=3, parameters={"as_of": AS_OF}
+        )
+        server.wait_ready()
+        return Contender(f"{server.url}/?market={market}", server.pid, server.stop, ours_drawn, ours_ask)
+
+    def peer(*words: str) -> Contender:
+        port = free_port(0)
+        command = [sys.executable, *(word.format(port=port) for word in words)]
+        process = subprocess.Popen(command, env=plain, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+        def end() -> None:
+            process.terminate()
+            process.wait(20)
+
+        return Contender(f"http://127.0.0.1:{port}", process.pid, end, plain_drawn, plain_ask)
+
+    return {
+        "ours": ours,
+        "Streamlit": lambda: peer(
+            "-m", "streamlit", "run", str(PEERS / "streamlit_page.py"), "--server.port={port}", "--server.headless=true",
+            "--browser.gatherUsageStats=false", "--server.fileWatcherType=none",
+        ),
+        "Panel": lambda: _at(peer("-m", "panel", "serve", str(PEERS / "panel_page.py"), "--port={port}"), "/panel_page"),
+        "Dash": lambda: peer(str(PEERS / "dash_page.py"), "{port}"),
+    }  # fmt: skip
+
+
+def _at(contender: Contender, path: str) -> Contender:
+    contender.url += path
+    return contender
+
+
+def peers_folder() -> Path:
+    """Where the peers are installed, once."""
+    folder = home() / ".cryptomon" / "peers"
+    if not folder.is_dir():
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--target",
+            str(folder),
+            "streamlit",
+            "panel",
+            "dash",
+        ]
+        subprocess.run(command, check=True)
+        # of what both have, ours are what is measured
+        for name in ("pandas", "numpy", "pyarrow", "plotly"):
+            for found in folder.glob(f"{name}*"):
+                shutil.rmtree(found) if found.is_dir() else found.unlink()
+    return folder
+
+
+# ---- measuring
+
+
+async def measure(
+    browser: Browser, contender: Contender, markets: list[str], rounds: int
+) -> dict[str, float]:
+    """Medians of one contender, which serves."""
+    cold, warm, redraw = [], [], []
+    await _first(browser, contender, markets[0])  # whatever is made once is made
+    for number in range(rounds):
+        context = await browser.new_context(viewport={"width": 1280, "height": 900})
+        page = await context.new_page()
+        cold.append(await _navigated(page, contender, markets[0]))
+        warm.append(await _navigated(page, contender, markets[0]))
+        await page.wait_for_timeout(1500)
+        other = markets[1 + number % (len(markets) - 1)]
+        began = time.perf_counter()
+        await contender.ask(page, other)
+        await contender.drawn(page, other)
+        redraw.append(time.perf_counter() - began)
+        await context.close()
+    before = memory_mb(contender.pid)
+    contexts = [await browser.new_context() for _ in range(VIEWERS)]
+    pages = [await context.new_page() for context in contexts]
+    began = time.perf_counter()
+    await asyncio.gather(*(_navigated(page, contender, markets[0]) for page in pages))
+    together = time.perf_counter() - began
+    await asyncio.sleep(3)
+    after = memory_mb(contender.pid)
+    for context in contexts:
+        await context.close()
+    return {
+        "cold_s": statistics.median(cold),
+        "warm_s": statistics.median(warm),
+        "redraw_ms": statistics.median(redraw) * 1e3,
+        "viewer_mb": (after - before) / VIEWERS,
+        "server_mb": before,
+        "ten_s": together,
+    }
+
+
+async def _first(browser: Browser, contender: Contender, market: str) -> None:
+    until = time.monotonic() + 90
+    while True:
+        context = await browser.new_context()
+        try:
+            await _navigated(await context.new_page(), contender, market)
+            return
+        except Exception:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.5)
+        finally:
+            await context.close()
+
+
+async def _navigated(page: Page, contender: Contender, market: str) -> float:
+    began = time.perf_counter()
+    await page.goto(contender.url, wait_until="commit", timeout=PATIENT_MS)
+    await contender.drawn(page, market)
+    return time.perf_counter() - began
+
+
+def memory_mb(pid: int) -> float:
+    """Proportional memory of a process and all below it, in MB."""
+    process = psutil.Process(pid)
+    found = 0
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            found += one.memory_full_info().pss
+        except psutil.NoSuchProcess:
+            continue
+    return found / 2**20
+
+
+async def run(root: str, markets: list[str], rounds: int) -> None:
+    """Print the table."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        sys.exit("no Chromium: install chromium, or google-chrome, and put it on PATH")
+    print(
+        f"{'':<12}{'cold s':>8}{'warm s':>8}{'redraw ms':>11}{'ten at once s':>15}{'MB a viewer':>13}{'server MB':>11}"
+    )
+    async with async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=path, args=QUIET)
+        for name, begin in contenders(root, markets[0]).items():
+            contender = begin()
+            try:
+                found = await measure(browser, contender, markets, rounds)
+            finally:
+                contender.end()
+            print(
+                f"{name:<12}{found['cold_s']:>8.2f}{found['warm_s']:>8.2f}{found['redraw_ms']:>11.0f}"
+                f"{found['ten_s']:>15.1f}{found['viewer_mb']:>13.1f}{found['server_mb']:>11.0f}",
+                flush=True,
+            )
+        await browser.close()
+
+
+def main(rounds: int, markets: int) -> None:
+    """Make the files, and measure."""
+    with tempfile.TemporaryDirectory() as name:
+        root = generate(Path(name), markets, 1)[1]
+        engine = Engine(open_monitor("local", flags={"root": root}), AS_OF)
+        keep_latest(engine)
+        found = engine.query("select market_id from newest_ticks where price is not null order by market_id")
+        ids = [one for one in found["market_id"].to_pylist() if pc.match_substring([one], "usd")[0].as_py()]
+        asyncio.run(run(root, ids[: rounds + 1], rounds))
+
+
+if __name__ == "__main__":
+    main(
+        int(sys.argv[1]) if len(sys.argv) > 1 else 5,
+        int(sys.argv[2]) if len(sys.argv) > 2 else 9590,
+    )
