@@ -20,6 +20,7 @@ _NAMES = {
     "Engine": "engine",
     "Facts": "facts",
     "check_views": "metrics",
+    "day_report": "report",
     "describe_views": "metrics",
     "latest": "metrics",
     "markets": "metrics",

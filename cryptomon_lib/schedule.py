@@ -16,6 +16,7 @@ from cryptomon_lib.pings import Ping
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One line of the schedule. timeout_s: seconds until the whole run is ended.
 
+    html: a folder under the root that what was executed also goes to, as <day>.html to read and to mail.
     ping: {start: …, success: …, fail: …}, each the name of an environment variable with an address to ask.
     """
 
@@ -24,6 +25,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     params: dict[str, Any] = {}
     timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 1800
     ping: Ping | None = None
+    html: str = ""
 
 
 def load_schedule() -> Mapping[str, Job]:
