@@ -4,7 +4,6 @@ Owns the routes and their OpenAPI document, keys and how often each may call, wh
 and problems as RFC 9457 says them. Run by `cryptomon api`.
 """
 
-import asyncio
 import hashlib
 import hmac
 import logging
@@ -29,6 +28,7 @@ from cryptomon_lib.api_answers import (
     PROBLEM_TYPE,
     Rows,
     Shared,
+    Watched,
     chosen_format,
     encoded,
     problem,
@@ -42,8 +42,6 @@ from cryptomon_lib.tables import TABLES
 
 log = logging.getLogger(__name__)
 
-# whether the data has changed is looked at this often, whoever asks
-_LOOK_S = 1.0
 # a tick's data is there about so long after its minute began
 _TICK_S = 5
 _NAME_MAX = 200
@@ -176,7 +174,7 @@ class _Service:
         self._keys = _keys(self.settings.keys)
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._calls = RateLimitItemPerMinute(self.settings.calls_per_min)
-        self._epoch, self._looked_at, self._looking = "", 0.0, asyncio.Lock()
+        self._data = Watched(self._versions)
 
     def close(self) -> None:
         self.questions.engine.close()
@@ -219,12 +217,7 @@ class _Service:
 
     async def _data_of(self) -> str:
         """Which data there is: it changes with each commit, and with the minute, since views look at the clock."""
-        if time.monotonic() - self._looked_at > _LOOK_S:
-            async with self._looking:
-                if time.monotonic() - self._looked_at > _LOOK_S:
-                    versions = await asyncio.to_thread(self._versions)
-                    self._epoch, self._looked_at = f"{versions} {int(time.time()) // 60}", time.monotonic()
-        return self._epoch
+        return f"{await self._data.now()} {int(time.time()) // 60}"
 
     def _versions(self) -> tuple[int, ...]:
         opened = (self.monitor.lake.open(name) for name in TABLES)

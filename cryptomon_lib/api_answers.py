@@ -7,6 +7,7 @@ import asyncio
 import gzip
 import hashlib
 import io
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,6 +118,24 @@ def problem(status: int, detail: str, instance: str, errors: Sequence[Mapping[st
 def tag_of(*parts: Any) -> str:
     """An ETag of what an answer depends on: weak, since packed and plain bodies share it."""
     return f'W/"{hashlib.sha256(repr(parts).encode()).hexdigest()[:20]}"'
+
+
+class Watched:
+    """What `look` sees, looked at anew when it is older than `every_s`, once for all who ask; look runs in a thread."""
+
+    def __init__(self, look: Callable[[], Any], every_s: float = 1.0):
+        self._look, self._every_s = look, every_s
+        self._seen: Any = None
+        self._looked_at, self._looking = float("-inf"), asyncio.Lock()
+
+    async def now(self) -> Any:
+        """What is to be seen; what look raises is raised."""
+        if time.monotonic() - self._looked_at > self._every_s:
+            async with self._looking:
+                if time.monotonic() - self._looked_at > self._every_s:
+                    self._seen = await asyncio.to_thread(self._look)
+                    self._looked_at = time.monotonic()
+        return self._seen
 
 
 class Shared:

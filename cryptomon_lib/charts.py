@@ -209,6 +209,200 @@ def ratio_chart(
     return {"data": [line, *_dots(line), marked], "layout": layout}
 
 
+def candles_chart(
+    at: Sequence,
+    opens: Sequence,
+    highs: Sequence,
+    lows: Sequence,
+    closes: Sequence,
+    volumes: Sequence,
+    *,
+    interval_s: int,
+    unit: str = "",
+    base: str = "",
+    window: tuple[int, int] | None = None,
+    note: str = "",
+    revision: str = "",
+    theme: str = "light",
+) -> Figure:
+    """One market's candles, what was traded in each below them.
+
+    at: when each candle opened, as in value_chart. unit: of the prices; base: of the volumes. A filled candle
+    fell and a hollow one rose, so that colour is not needed to tell.
+    """
+    colour, moments = PALETTES[theme], milliseconds(at)
+    x, hover = _utc(moments), _clock(moments)
+    candles = {
+        "type": "candlestick",
+        "name": "candles",
+        "x": x,
+        "open": finite(opens),
+        "high": finite(highs),
+        "low": finite(lows),
+        "close": finite(closes),
+        "text": [f"{clock} UTC" for clock in hover],
+        "increasing": {"line": {"color": colour["accent"], "width": 1.2}, "fillcolor": colour["surface"]},
+        "decreasing": {"line": {"color": colour["alert"], "width": 1.2}, "fillcolor": colour["alert"]},
+        "whiskerwidth": 0,
+    }
+    bars = {
+        "type": "bar",
+        "name": "volume",
+        "x": x,
+        "y": finite(volumes),
+        "yaxis": "y2",
+        "customdata": hover,
+        "marker": {"color": colour["quiet"]},
+        "hovertemplate": _hover(f"<b>%{{y:,.5~r}}</b> {escape(base)}"),
+    }
+    layout = _time_layout(theme, revision, note, window)
+    layout["xaxis"] |= {"rangeslider": {"visible": False}, "anchor": "y2"}
+    layout["yaxis"] = {**_RIGHT, "domain": [0.26, 1]}
+    layout["yaxis2"] = {**_RIGHT, "domain": [0, 0.2], "nticks": 3, "rangemode": "tozero"}
+    layout["shapes"] = _hole_shapes(moments, interval_s, colour["hole"])
+    if unit:
+        layout["annotations"] = [*layout.get("annotations", []), _over_plot(unit, colour["muted"], 1)]
+    return {"data": [candles, bars], "layout": layout}
+
+
+def band_chart(
+    at: Sequence,
+    means: Sequence,
+    lows: Sequence,
+    highs: Sequence,
+    *,
+    name: str,
+    unit: str = "",
+    step_s: int = 3600,
+    window: tuple[int, int] | None = None,
+    note: str = "",
+    revision: str = "",
+    theme: str = "light",
+) -> Figure:
+    """One measure of one market in steps: the mean of each as a line, from lowest to highest as a band.
+
+    at: the start of each step; the point is drawn in its middle. Other arguments as value_chart's.
+    """
+    colour, moments = PALETTES[theme], [moment + step_s * 500 for moment in milliseconds(at)]
+    line = _line(moments, finite(means), step_s, colour["accent"], 1.8)
+    edges = [_line(moments, finite(values), step_s, colour["accent"], 0) for values in (lows, highs)]
+    edges[1] |= {"fill": "tonexty", "fillcolor": colour["accent_soft"]}
+    edges = [{**edge, "hoverinfo": "skip", "name": "lowest to highest"} for edge in edges]
+    line |= {"name": escape(name), "hovertemplate": _hover(f"mean <b>%{{y:,.7~r}}</b> {escape(unit)}")}
+    layout = _time_layout(theme, revision, note, window)
+    layout["yaxis"] = {**_RIGHT}
+    layout["shapes"] = _hole_shapes(moments, step_s, colour["hole"])
+    if unit:
+        layout["annotations"] = [*layout.get("annotations", []), _over_plot(unit, colour["muted"], 1)]
+    return {"data": [*edges, line, *_dots(line)], "layout": layout}
+
+
+def compare_chart(
+    series: Sequence[tuple[str, Sequence, Sequence]],
+    *,
+    cadence_s: int,
+    window: tuple[int, int] | None = None,
+    note: str = "",
+    revision: str = "",
+    theme: str = "light",
+) -> Figure:
+    """Several series as percent of change since the first value of each, each named at its end.
+
+    series: (name, at, values). At most eight are told apart, by colour and by dash.
+    """
+    colour = PALETTES[theme]
+    colours = [colour[name] for name in ("accent", "alert", "mean", "text")]
+    data, ends = [], []
+    drawn: list[float] = []
+    for number, (name, at, values) in enumerate(series[:8]):
+        moments, rebased = milliseconds(at), rebase(values)
+        if not moments:
+            continue
+        line = _line(moments, rebased, cadence_s, colours[number % 4], 1.8)
+        if number >= 4:
+            line["line"]["dash"] = "dash"
+        data.append(
+            line
+            | {"name": escape(name), "hovertemplate": f"{escape(name)} <b>%{{y:+.2f}} %</b><extra></extra>"}
+        )
+        last = next((value for value in reversed(rebased) if value is not None), 0.0)
+        ends.append((name, colours[number % 4], last))
+        drawn += [value for value in rebased if value is not None]
+    room = (max(drawn) - min(drawn)) * 0.06 if drawn else 0.0
+    places = _apart([value for _, _, value in ends], room or 0.1)
+    layout = _time_layout(theme, revision, note, window)
+    layout["hovermode"] = "x unified"
+    layout["margin"] = layout["margin"] | {"r": 150}
+    layout["yaxis"] = {"ticksuffix": " %", "nticks": 6, "zeroline": True, "zerolinecolor": colour["quiet"]}
+    layout["annotations"] = [
+        *layout.get("annotations", []),
+        *(
+            {
+                "xref": "paper",
+                "x": 1,
+                "xanchor": "left",
+                "xshift": 6,
+                "y": place,
+                "yanchor": "middle",
+                "text": f"{escape(name)} {value:+.1f} %",
+                "showarrow": False,
+                "font": {"size": 12, "color": own},
+            }
+            for (name, own, value), place in zip(ends, places, strict=True)
+        ),
+    ]
+    return {"data": data, "layout": layout}
+
+
+def marked(figure: Figure, moments: Sequence[int], theme: str = "light") -> Figure:
+    """A figure over time with a line at each of these moments (milliseconds): when an alert fired."""
+    lines = [
+        {
+            "type": "line",
+            "yref": "paper",
+            "x0": at,
+            "x1": at,
+            "y0": 0,
+            "y1": 1,
+            "line": {"color": PALETTES[theme]["alert"], "width": 1.6},
+            "name": "fired",
+        }
+        for at in _utc(moments)
+    ]
+    return figure | {"layout": figure["layout"] | {"shapes": [*figure["layout"].get("shapes", []), *lines]}}
+
+
+def rebase(values: Sequence) -> list[float | None]:
+    """Values as percent of change since the first that is there and not zero."""
+    plain = finite(values)
+    first = next((value for value in plain if value), None)
+    return [None if value is None or first is None else 100.0 * (value / first - 1.0) for value in plain]
+
+
+def storage_chart(
+    days: Sequence[str], sizes: Sequence[tuple[str, Sequence]], *, note: str = "", theme: str = "light"
+) -> Figure:
+    """Megabytes per day, one series a table, on top of each other."""
+    colour = PALETTES[theme]
+    colours = [colour[name] for name in ("accent", "mean", "quiet", "alert")]
+    data = [
+        {
+            "type": "bar",
+            "name": escape(name),
+            "x": list(days),
+            "y": finite(values),
+            "marker": {"color": colours[number % 4]},
+            "hovertemplate": f"{escape(name)} <b>%{{y:,.3~r}} MB</b><extra></extra>",
+        }
+        for number, (name, values) in enumerate(sizes)
+    ]
+    layout = _layout(theme, "storage", note)
+    layout |= {"barmode": "stack", "showlegend": len(data) > 1, "legend": {"orientation": "h", "y": 1.12}}
+    layout["xaxis"] = {"type": "category", "nticks": 8}
+    layout["yaxis"] = {"ticksuffix": " MB", "nticks": 5}
+    return {"data": data, "layout": layout}
+
+
 def rank_chart(
     places: Sequence[int],
     names: Sequence[str],
@@ -456,6 +650,15 @@ def _hole_shapes(moments: list[int], cadence_s: int, colour: str) -> list[Figure
         }
         for before, after in found
     ]
+
+
+def _apart(values: Sequence[float], room: float) -> list[float]:
+    """Places for labels at these heights, moved up so far that each has its room, in their order."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    placed = dict(enumerate(values))
+    for below, above in pairwise(order):
+        placed[above] = max(placed[above], placed[below] + room)
+    return [placed[at] for at in range(len(values))]
 
 
 def _over_plot(text: str, colour: str, x: int) -> Figure:

@@ -21,7 +21,13 @@ from cryptomon_lib.errors import ConfigError
 PREFIX = "CRYPTOMON_"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # read from the environment, but not a setting: where the project is, which params file, where to talk, what to test by
-RESERVED = {"CRYPTOMON_HOME", "CRYPTOMON_ENVIRONMENT", "CRYPTOMON_LOG", "CRYPTOMON_CAPTURES"}
+RESERVED = {
+    "CRYPTOMON_HOME",
+    "CRYPTOMON_ENVIRONMENT",
+    "CRYPTOMON_LOG",
+    "CRYPTOMON_CAPTURES",
+    "CRYPTOMON_SERVED",
+}
 
 # a list of known names that is longer than this is no help
 _KNOWN_SHOWN = 40

@@ -4,8 +4,8 @@ Owns every read of the page, so that what is read, when and by whom can change i
 milliseconds since 1970, absent numbers are None.
 """
 
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,9 @@ from cryptomon_lib.engine import Engine
 Columns = dict[str, list]
 
 # tables whose commits make the page read anew
-WATCHED = ("ticks", "candles")
+WATCHED = ("ticks", "candles", "latest", "alerts")
+# the stored snapshot is of now for so many cadences; the tick that writes the next one may run late
+_OF_NOW = 2.5
 
 
 class Readings:
@@ -36,11 +38,19 @@ class Readings:
         return tuple(-1 if table is None else table.version() for table in opened)
 
     def latest(self) -> Columns:
-        """One row per market of the last 24 h: market_id, source, exchange, symbol, market, base, quote, kind,
-        collected_at, price, bid, ask, change_24h_pct, volume_24h, quote_volume_24h."""
-        return self._columns(
-            "select market_id, source, exchange, symbol, market, base, quote, kind, collected_at, price, bid, ask, "
-            "change_24h_pct, volume_24h, quote_volume_24h from newest_ticks order by market_id"
+        """One row per market of the last 24 h, with its metrics of now: as the last tick stored them, else computed."""
+        columns = ", ".join(_LATEST)
+        patience = timedelta(seconds=_OF_NOW * self._engine.monitor.settings.cadence_s)
+        now = self._engine.now.replace(tzinfo=None)
+        stored = self._engine.query(
+            f"select {columns} from stored_latest where as_of > :since and as_of <= :now order by market_id",
+            since=now - patience,
+            now=now,
+        )
+        return (
+            plain(stored)
+            if stored.num_rows
+            else self._columns(f"select {columns} from latest order by market_id")
         )
 
     def current(self) -> Columns:
@@ -49,25 +59,60 @@ class Readings:
             "select market_id, measure, at, value, average_1h, ratio_1h from now_1h order by market_id, measure"
         )
 
-    def series(self, market_id: str, measure: str) -> Columns:
-        """One row per moment of the last 24 h, by time: at, value, average_1h, ratio_1h."""
-        since = self._engine.now.replace(tzinfo=None) - timedelta(hours=24)
+    def series(self, market_id: str, measure: str, length: timedelta = timedelta(hours=24)) -> Columns:
+        """One row per sample of at most the last 24 h, by time: at, value, average_1h, ratio_1h."""
         return self._columns(
             "select at, value, average_1h, ratio_1h from trailing_1h "
             "where market_id = :market_id and measure = :measure and at > :since order by at",
             market_id=market_id,
             measure=measure,
-            since=since,
+            since=self._since(length),
         )
 
-    def day_ago(self) -> Columns:
-        """One row per market with a sample in the first ten minutes of the last 24 h: price."""
-        since = self._engine.now.replace(tzinfo=None) - timedelta(hours=24)
+    def hours(self, market_id: str, measure: str, length: timedelta) -> Columns:
+        """One row per hour that has samples, by time: at (its start), samples, mean, min, max, last."""
         return self._columns(
-            "select market_id, min_by(value, at) as price from measures "
-            "where measure = 'price' and at >= :since and at < :until group by market_id",
-            since=since,
-            until=since + timedelta(minutes=10),
+            "select hour_at as at, samples, mean, min, max, last from measures_1h "
+            "where market_id = :market_id and measure = :measure and hour_at >= :since order by hour_at",
+            market_id=market_id,
+            measure=measure,
+            since=self._since(length),
+        )
+
+    def candles(self, market_id: str, interval: str, length: timedelta) -> Columns:
+        """One row per candle, by time: opened_at, open, high, low, close, volume; interval is 1m, 5m, 1h or 1d."""
+        return self._columns(
+            f"select opened_at, open, high, low, close, volume from candles_{interval} "
+            "where market_id = :market_id and opened_at >= :since order by opened_at",
+            market_id=market_id,
+            since=self._since(length),
+        )
+
+    def compared(
+        self, market_ids: Sequence[str], measure: str, length: timedelta, step_s: int
+    ) -> dict[str, tuple[list[int], list[float | None]]]:
+        """Of each market, the last sample of each step: when the step began, and the value."""
+        named = {f"market{number}": market_id for number, market_id in enumerate(market_ids)}
+        within = ", ".join(f":{name}" for name in named)
+        text = (
+            "select market_id, hour_at as at, last as value from measures_1h "
+            f"where measure = :measure and hour_at >= :since and market_id in ({within}) order by hour_at"
+            if step_s >= 3600
+            else "select market_id, at, value from measures "
+            f"where measure = :measure and at > :since and market_id in ({within}) order by at"
+        )
+        rows = self._columns(text, measure=measure, since=self._since(length), **named)
+        found: dict[str, dict[int, float | None]] = {market_id: {} for market_id in market_ids}
+        for market_id, at, value in zip(rows["market_id"], rows["at"], rows["value"], strict=True):
+            # later samples of a step take the place of earlier ones
+            found[market_id][at // (step_s * 1000) * step_s * 1000] = value
+        return {market_id: (list(points), list(points.values())) for market_id, points in found.items()}
+
+    def price_gaps(self, count: int) -> Columns:
+        """The pairs that exchanges price most differently now: market, both ends, gap_bps, crossed_bps, samples."""
+        return self._columns(
+            "select market, low_market_id, low_price, high_market_id, high_price, gap_bps, crossed_bps, samples "
+            f"from price_gaps order by gap_bps desc limit {int(count)}"
         )
 
     def ranks(self, measure: str) -> Columns:
@@ -84,8 +129,19 @@ class Readings:
             "select source, samples, expected, last_at from completeness where measure = 'ticks' order by source"
         )
 
+    def _since(self, length: timedelta) -> datetime:
+        return self._engine.now.replace(tzinfo=None) - length
+
     def _columns(self, text: str, **values: Any) -> Columns:
         return plain(self._engine.query(text, **values))
+
+
+_LATEST = (
+    "market_id", "source", "exchange", "symbol", "market", "base", "quote", "kind", "collected_at", "price", "bid",
+    "ask", "change_24h_pct", "volume_24h", "quote_volume_24h", "spread_bps", "volume_1m", "ratio_1h_price",
+    "ratio_1h_volume_1m", "zscore_1h", "return_1h_pct", "return_24h_pct", "return_7d_pct", "volatility_24h_pct",
+    "cv_24h", "rank_24h", "rank_cv_24h", "samples", "expected",
+)  # fmt: skip
 
 
 def plain(rows: pa.Table) -> Columns:
@@ -100,5 +156,5 @@ def rows_of(columns: Mapping[str, list]) -> list[dict[str, Any]]:
 
 def _plain(column: pa.ChunkedArray) -> list:
     if pa.types.is_timestamp(column.type):
-        return column.cast(pa.int64()).to_pylist()
+        return column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64()).to_pylist()
     return finite(column) if pa.types.is_floating(column.type) else column.to_pylist()

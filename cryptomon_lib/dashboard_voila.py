@@ -1,15 +1,21 @@
 """The Voila that serves the dashboard: its own template, files, headers and limits.
 
-Owns what a visitor may reach: one notebook, the page's own files, its kernel's messages.
+Owns what a visitor may reach: one notebook, the page's own files, and the answers to its questions. All viewers'
+questions are answered here, from one PageData, each once for all who ask the same of the same data; a viewer's kernel
+makes the page and ends when the page has arrived.
 """
 
 import asyncio
 import gzip
 import hashlib
+import html
+import json
 import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,14 +23,20 @@ from typing import Any
 
 import tornado.web
 from jupyter_core.utils import ensure_async
+from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 from traitlets.config import Config
 from voila.app import Voila
 
-from cryptomon_lib.dashboard import STATIC, page_script, page_style, plotly_script
-from cryptomon_lib.errors import RunError
+from cryptomon_lib.api_answers import Answer, Shared, Watched
+from cryptomon_lib.dashboard import SERVED, STATIC, page_script, page_style, plotly_script
+from cryptomon_lib.errors import CryptomonError, StorageError, UnknownMarket, UnknownQuestion
+from cryptomon_lib.monitor import open_monitor
+from cryptomon_lib.operations import executed_notebook
+from cryptomon_lib.page_data import PageData
+from cryptomon_lib.readable import readable
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +53,9 @@ _HEADERS = {
 # opens the page at an address, with a token, and raises RunError where it is not whole
 Check = Callable[[str, str | None], float]
 _YEAR_S = 31_536_000
+_ANSWERS_BYTES = 64 * 2**20
+# of an executed notebook nothing runs: its scripts are left out, and this lets none in
+_NOTEBOOK_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
 
 
 @dataclass(frozen=True)
@@ -74,10 +89,16 @@ def assets() -> dict[str, Asset]:
 
 def run(options: Mapping[str, Any], check: Check) -> None:
     """Serve until SIGINT or SIGTERM; options and check as dashboard_server has them."""
+    parameters = options["parameters"]
+    # the kernels inherit it: a page made by them asks this server
+    os.environ[SERVED] = "1"
+    answers = Answers(PageData(open_monitor(parameters["environment"]), parameters.get("as_of", "")))
     server = DashboardVoila.instance(
-        config=_config(options), assets=assets(), parameters=options["parameters"], check=check
+        config=_config(options), assets=assets(), parameters=parameters, answers=answers, check=check
     )
     server.initialize([options["notebook"]])
+    # the first viewer is not to wait for what every first question waits for
+    threading.Thread(target=answers.warm, daemon=True).start()
     # Voila sees to SIGTERM; a shell starts background jobs with SIGINT ignored
     signal.signal(signal.SIGINT, server._handle_signal_stop)
     log.warning("serving %s at http://%s:%d", options["parameters"]["environment"], server.ip, server.port)
@@ -88,10 +109,17 @@ class DashboardVoila(Voila):
     """Voila on one notebook, with the page's own template and files."""
 
     def __init__(
-        self, *, assets: Mapping[str, Asset], parameters: Mapping[str, Any], check: Check, **kwargs: Any
+        self,
+        *,
+        assets: Mapping[str, Asset],
+        parameters: Mapping[str, Any],
+        answers: "Answers",
+        check: Check,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self._assets, self._parameters, self._check = assets, parameters, check
+        self._answers = answers
 
     def setup_template_dirs(self) -> None:
         super().setup_template_dirs()
@@ -111,8 +139,14 @@ class DashboardVoila(Voila):
         return [
             (f"{base}/cryptomon/alive", _Alive),
             (f"{base}/cryptomon/leave/([0-9a-f-]+)", _Leave, {"kernels": self.kernel_manager}),
+            (f"{base}/cryptomon/data/([a-z]+)", _Data, {"answers": self._answers}),
+            (f"{base}/cryptomon/run/([A-Za-z0-9_.-]+)", _Run, {"answers": self._answers}),
             (f"{base}/cryptomon/(.+)", _Files, {"assets": self._assets}),
-            (f"{base}/health", _Health, {"check": partial(self._check, self._own_url, self.token)}),
+            (
+                f"{base}/health",
+                _Health,
+                {"check": partial(self._check, self._own_url, self.token), "answers": self._answers},
+            ),
             *super().init_handlers(),
         ]
 
@@ -150,6 +184,95 @@ class ParameterisedContents(LargeFileManager):
         """Nothing: trust is about outputs that a notebook came with, and this one is executed anew."""
 
 
+class Answers:
+    """The answers to all viewers' questions, as JSON, packed."""
+
+    def __init__(self, data: PageData):
+        self.data = data
+        self._shared, self._version = Shared(_ANSWERS_BYTES), Watched(data.version)
+
+    async def get(self, question: str, asked: Mapping[str, str]) -> Answer:
+        """The answer to a question about the newest data; from memory where it was given before.
+
+        Raises CryptomonError: as PageData.answer.
+        """
+        key = (question, tuple(sorted(asked.items())), await self._version.now(), int(time.time()) // 60)
+        return await self._shared.get(key, lambda: _as_json(self.data.answer(question, asked)))
+
+    def warm(self) -> None:
+        """Ask what every viewer asks first, for the sake of what is read and compiled once."""
+        for question in ("overview", "table", "market"):
+            try:
+                self.data.answer(question)
+            except CryptomonError as error:
+                log.info("%s: %s", question, error)
+
+    async def status(self) -> Answer:
+        """The version of the data and how old each source is, with the server's clock."""
+        await self._version.now()
+        said = await asyncio.to_thread(self.data.status)
+        return _as_json(said | {"now": round(time.time() * 1000)})
+
+
+class _Data(JupyterHandler):
+    """The answer to one question of a page; only for whom the server knows, where it asks for a login."""
+
+    def initialize(self, answers: Answers) -> None:
+        self.answers = answers
+
+    def check_xsrf_cookie(self) -> None:
+        """Nothing: it only reads."""
+
+    @tornado.web.authenticated
+    async def get(self, question: str) -> None:
+        asked = {
+            name: values[-1].decode("utf-8", "replace")
+            for name, values in self.request.query_arguments.items()
+        }
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
+        try:
+            said = await (
+                self.answers.status() if question == "status" else self.answers.get(question, asked)
+            )
+        except CryptomonError as error:
+            self.set_status(404 if isinstance(error, UnknownQuestion | UnknownMarket) else 503)
+            self.finish(json.dumps({"problem": str(error)}))
+            return
+        except Exception:
+            log.exception("%s could not be answered", question)
+            self.set_status(500)
+            self.finish(json.dumps({"problem": "This could not be read; the server's log says why."}))
+            return
+        if said.packed and "gzip" in self.request.headers.get("Accept-Encoding", ""):
+            self.set_header("Content-Encoding", "gzip")
+            self.finish(said.packed)
+        else:
+            self.finish(said.body)
+
+
+class _Run(JupyterHandler):
+    """The executed notebook of a run, to read: as a page in which nothing runs."""
+
+    def initialize(self, answers: Answers) -> None:
+        self.answers = answers
+
+    @tornado.web.authenticated
+    async def get(self, run_id: str) -> None:
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("Content-Security-Policy", _NOTEBOOK_POLICY)
+        try:
+            body = await asyncio.to_thread(executed_notebook, self.answers.data.monitor, run_id)
+        except StorageError as error:
+            log.info("%s", error)
+            self.set_status(404)
+            self.finish(
+                f"<p>The notebook of {html.escape(run_id)} is not kept: of the successes one an hour is.</p>"
+            )
+            return
+        self.finish(await asyncio.to_thread(readable, body))
+
+
 class _Alive(tornado.web.RequestHandler):
     """That the server answers; costs nothing."""
 
@@ -172,15 +295,16 @@ class _Leave(tornado.web.RequestHandler):
 class _Health(tornado.web.RequestHandler):
     """Whether a viewer would get a whole page now: 200 or 503, with the reason."""
 
-    def initialize(self, check: Callable[[], float]) -> None:
-        self.check = check
+    def initialize(self, check: Callable[[], float], answers: Answers) -> None:
+        self.check, self.answers = check, answers
 
     async def get(self) -> None:
         self.set_header("Cache-Control", "no-store")
         try:
             took = await asyncio.to_thread(self.check)
+            await self.answers.get("overview", {})
             self.finish({"healthy": True, "page_s": round(took, 3)})
-        except RunError as error:
+        except CryptomonError as error:
             self.set_status(503)
             self.finish({"healthy": False, "says": str(error)})
 
@@ -204,6 +328,10 @@ class _Files(tornado.web.RequestHandler):
             self.finish(asset.packed)
         else:
             self.finish(asset.body)
+
+
+def _as_json(said: Mapping[str, Any]) -> Answer:
+    return Answer("application/json", json.dumps(said, separators=(",", ":"), allow_nan=False).encode(), 0)
 
 
 def _config(options: Mapping[str, Any]) -> Config:

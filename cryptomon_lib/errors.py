@@ -22,6 +22,7 @@ CryptomonError                      exit code 1
 ├── MetricError                     6   a view that cannot be used
 │   └── QueryError                  6   SQL that an engine refused
 ├── UnknownMarket                   6   no market of that name, or several
+├── UnknownQuestion                 6   the dashboard has no such question
 ├── NotifyError                     7   a message that a receiver did not take
 ├── Unhealthy                       8   the data is not as it should be: critical findings
 ├── RunError                        1   a notebook run
@@ -204,6 +205,12 @@ class Unhealthy(CryptomonError):
     """Checks of the data found something critical; `findings` and health.json say what."""
 
     exit_code = 8
+
+
+class UnknownQuestion(CryptomonError):
+    """A question that the dashboard does not answer."""
+
+    exit_code = 6
 
 
 class RunError(CryptomonError):

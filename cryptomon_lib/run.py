@@ -46,12 +46,14 @@ from cryptomon_lib.facts import facts_of
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.notify import watch
 from cryptomon_lib.pings import pinged
+from cryptomon_lib.readable import readable
 from cryptomon_lib.retention import expire_daily
+from cryptomon_lib.runs import RUNS
+from cryptomon_lib.runs import load_runs as load_runs  # whoever runs also asks what ran
 from cryptomon_lib.schedule import Job, is_scheduled, job_named, notebook_path
 
 log = logging.getLogger(__name__)
 
-RUNS = "runs"
 # the notebook that evaluates alerts
 ALERTS = "40_alerts"
 # a kernel that is kept is replaced now and then: whatever leaks in it has an end
@@ -99,11 +101,20 @@ def run_job(
                 _run_notebook(monitor, name, path, values, deadline, own)
                 for path, values in zip(paths, plans, strict=True)
             ]
+        for record in records if job.html else ():
+            _keep_html(monitor, job, record)
         expire_daily(monitor)
         return records
     finally:
         if kernels is None:
             own.close()
+
+
+def _keep_html(monitor: Monitor, job: Job, record: Mapping[str, Any]) -> None:
+    """The executed notebook as a page to read and to mail, by the day that it tells of."""
+    day = record["facts"].get("day") or record["started_at"][:10]
+    page = readable(monitor.storage.get(_key(record, "ipynb")), code=False)
+    monitor.storage.put(f"{job.html.strip('/')}/{day}.html", page.encode())
 
 
 @contextmanager
@@ -240,24 +251,6 @@ class Kernels:
             self._connection = client.kc
             if not (good and self.keep and self._runs < _RUNS_PER_KERNEL):
                 self.close()
-
-
-def load_runs(monitor: Monitor, days: int = 2) -> list[dict[str, Any]]:
-    """The records of the last days, newest first; status `killed` where a record was never closed."""
-    today = datetime.now(UTC)
-    wanted = [f"{today - timedelta(days=back):%Y-%m-%d}" for back in range(days)]
-    keys = [
-        one.key
-        for day in wanted
-        for one in monitor.storage.objects(f"{RUNS}/{day}")
-        if one.key.endswith(".json")
-    ]
-    records = [json.loads(monitor.storage.get(key)) for key in keys]
-    for record in records:
-        started = datetime.fromisoformat(record["started_at"])
-        if record["status"] == "running" and _is_over(record, started, today):
-            record["status"] = "killed"
-    return sorted(records, key=lambda record: record["started_at"], reverse=True)
 
 
 @contextmanager
@@ -490,15 +483,3 @@ def _keep_one_an_hour(monitor: Monitor, record: Mapping[str, Any]) -> None:
 def _succeeded(monitor: Monitor, notebook_key: str) -> bool:
     key = notebook_key.removesuffix("ipynb") + "json"
     return monitor.storage.exists(key) and json.loads(monitor.storage.get(key))["status"] == "succeeded"
-
-
-def _is_over(record: Mapping[str, Any], started: datetime, now: datetime) -> bool:
-    if record["host"] != socket.gethostname():
-        return now - started > timedelta(hours=2)
-    try:
-        os.kill(record["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

@@ -7,14 +7,17 @@ import re
 import shutil
 import signal
 import socket
+import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import nbformat
 import pytest
 import requests
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from cryptomon_lib import dashboard, dashboard_server, open_monitor
-from cryptomon_lib.dashboard import Dashboard
-from cryptomon_lib.errors import ConfigError, RunError
+from cryptomon_lib.errors import RunError
 from cryptomon_lib.lake import Batch
 
 HOSTILE = "<img src=x onerror=document.title='taken'>"
@@ -25,6 +28,16 @@ CHART, RATIO = ".cm-card-value .main-svg", ".cm-card-ratio .main-svg"
 # a page that is not kept ready has a kernel to start and everything to import
 PATIENT_MS = 60_000
 FIGURE = "document.querySelector('.cm-card-value .cm-figure')"
+
+
+def _words(process):
+    """A process's command line; nothing where it has just ended."""
+    import psutil
+
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def browser_path():
@@ -73,9 +86,31 @@ def tick(market_id, at, price, spread, volume, **columns):
 def root(tmp_path_factory, table_of):
     """Three hours of ticks up to this minute."""
     folder = tmp_path_factory.mktemp("dashboard") / "root"
-    lake = open_monitor("local", flags={"root": str(folder)}).lake
-    lake.append("ticks", [Batch("history", table_of("ticks", ticks(range(HOURS * 60))))])
+    monitor = open_monitor("local", flags={"root": str(folder)})
+    monitor.lake.append("ticks", [Batch("history", table_of("ticks", ticks(range(HOURS * 60))))])
+    run(monitor)
     return folder
+
+
+def run(monitor):
+    """One run's record and its executed notebook, as the runner leaves them, with what should not be run in it."""
+    now = datetime.now(UTC)
+    run_id = f"{now:%Y%m%dT%H%M%SZ}-10_collect-abc123"
+    notebook = new_notebook(
+        cells=[
+            new_markdown_cell("**What came back?** <script>document.title='taken'</script>"),
+            new_code_cell(
+                "1 + 1", outputs=[new_output("execute_result", {"text/html": "<script>1</script>2"})]
+            ),
+        ]
+    )
+    record = {
+        "run_id": run_id, "job": "tick", "notebook": "10_collect", "host": "here", "pid": 1, "status": "succeeded",
+        "started_at": now.isoformat(), "duration_s": 1.5, "reason": None, "facts": {"stored": 3},
+    }  # fmt: skip
+    key = f"runs/{now:%Y-%m-%d}/{run_id}"
+    monitor.storage.put(f"{key}.ipynb", nbformat.writes(notebook).encode())
+    monitor.storage.put(f"{key}.json", json.dumps(record).encode())
 
 
 def environ(root):
@@ -117,7 +152,7 @@ class Visit:
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("request", self._request)
         self.page.goto(url, wait_until="commit")
-        self.page.wait_for_selector(CHART, timeout=PATIENT_MS)
+        self.page.wait_for_selector(".cm-figure[data-drawn] .main-svg", timeout=PATIENT_MS)
 
     def _request(self, request):
         if (
@@ -129,13 +164,19 @@ class Visit:
     def market(self, name):
         """Wait until a market is shown, drawn."""
         self.page.wait_for_function(
-            "name => document.querySelector('.cm h1')?.textContent === name && !document.querySelector('.cm[aria-busy]')",
+            "name => [...document.querySelectorAll('.cm h1')].some(h => h.textContent === name && h.offsetParent) "
+            "&& !document.querySelector('.cm[aria-busy]')",
             arg=name,
             timeout=PATIENT_MS,
         )
 
+    def go(self, name):
+        """Open one of the pages."""
+        self.page.locator(f".cm-tabs [data-page={name}]").click()
+        self.page.wait_for_selector(f".cm-tabs [data-page={name}][aria-current=page]")
+
     def drawn(self):
-        """How often the chart was drawn."""
+        """How often the market's chart was drawn."""
         return int(self.page.locator(".cm-card-value .cm-figure").get_attribute("data-drawn") or 0)
 
 
@@ -151,17 +192,62 @@ def visit(chromium, served):
 
 
 @pytest.mark.browser
-def test_the_first_page_shows_a_chart_of_the_first_market_of_the_watchlist(visit):
-    visit.market("BTC-USD")
-    assert visit.page.locator(".cm-market-where").inner_text().startswith(("kraken", "coinbase"))
-    assert visit.page.locator(RATIO).count() > 0
-    assert "BTC-USD" in visit.page.title() and "simulated" in visit.page.title()
+def test_the_first_page_shows_the_market_at_once(visit):
+    visit.market("Market")
+    assert "simulated" in visit.page.title()
+    chart = visit.page.evaluate(
+        "document.querySelector('.cm-card-watchlist .cm-figure').data.map(one => one.name)"
+    )
+    assert {"BTC-USD", "ETH-USD", "SOL-USD"} <= set(chart)
+    facts = visit.page.locator(".cm-facts").first.inner_text()
+    assert re.search(r"Markets\s+10", facts) and re.search(r"Exchanges\s+3", facts)
+    assert visit.page.locator(".cm-breadth").get_attribute("role") == "img"
 
 
 @pytest.mark.browser
 def test_simulated_data_says_so(visit):
     assert visit.page.locator(".cm-simulated").inner_text() == "Simulated data"
-    assert "simulated data" in visit.page.locator(".cm-card-value").inner_text()
+    assert "simulated data" in visit.page.locator(".cm-card-watchlist").inner_text()
+
+
+@pytest.mark.browser
+def test_the_same_pair_at_two_prices_is_listed(visit):
+    assert "SOL-USD" in visit.page.locator(".cm-list-spikes").inner_text()
+    # kraken and coinbase are at the same price here; the source that stopped is not fresh
+    assert visit.page.locator(".cm-list-gaps li").count() >= 1
+
+
+@pytest.mark.browser
+def test_the_table_sorts_and_filters_in_the_browser(visit):
+    visit.page.wait_for_function("() => document.querySelector('.cm-count')?.textContent === '10 markets'")
+    visit.page.locator(".cm-filter").fill("usd coinbase")
+    assert visit.page.locator(".cm-card-table .cm-count").inner_text() == "3 of 10 markets"
+    visit.page.locator("[data-sort=price]").click()
+    pairs = visit.page.locator(".cm-table .cm-pair").all_inner_texts()
+    assert pairs == ["BTC-USD", "ETH-USD", "SOL-USD"]
+    visit.page.locator("[data-sort=price]").click()
+    assert visit.page.locator(".cm-table .cm-pair").all_inner_texts() == pairs[::-1]
+    visit.page.locator(".cm-filter").fill("")
+
+
+@pytest.mark.browser
+def test_what_is_above_three_times_its_mean_opens_its_market(visit):
+    visit.page.locator(".cm-list-spikes .cm-line", has_text="SOL-USD").first.click()
+    visit.market("SOL-USD")
+    assert "market=" in visit.page.url and "measure=spread_bps" in visit.page.url
+
+
+@pytest.mark.browser
+def test_a_market_is_found_by_a_few_letters_and_drawn(visit):
+    before = visit.drawn()
+    visit.page.keyboard.press("/")
+    visit.page.keyboard.type("eth usd kr")
+    visit.page.locator("[role=option]").first.wait_for()
+    assert "ETH-USD" in visit.page.locator("[role=option]").first.inner_text()
+    visit.page.keyboard.press("Enter")
+    visit.market("ETH-USD")
+    assert visit.drawn() > before
+    assert "market=kraken%3AETH-USD" in visit.page.url
 
 
 @pytest.mark.browser
@@ -169,6 +255,26 @@ def test_the_line_at_three_times_the_mean_is_drawn(visit):
     shapes = visit.page.evaluate("document.querySelector('.cm-card-ratio .cm-figure').layout.shapes")
     assert [shape["y0"] for shape in shapes if shape.get("name") == "threshold"] == [3]
     assert "alert above 3×" in visit.page.locator(".cm-card-ratio").inner_text()
+
+
+@pytest.mark.browser
+def test_another_measure_and_window_redraw_and_stand_in_the_address(visit):
+    visit.page.locator("[data-choice=price]").click()
+    visit.page.wait_for_function(
+        "() => document.querySelector('.cm-card-value h2').textContent.startsWith('Price in USD, 24 h')"
+    )
+    assert visit.page.locator("[data-choice=price]").get_attribute("aria-checked") == "true"
+    visit.page.locator("[data-choice='6h']").click()
+    visit.page.wait_for_function(
+        "() => document.querySelector('.cm-card-value h2').textContent.startsWith('Price in USD, 6 h')"
+    )
+    assert "measure=price" in visit.page.url and "window=6h" in visit.page.url
+
+
+@pytest.mark.browser
+def test_a_hole_in_the_data_is_a_hole_in_the_line(visit):
+    broken = visit.page.evaluate(f"{FIGURE}.data[0].y.filter(value => value === null).length")
+    assert broken == 1
 
 
 @pytest.mark.browser
@@ -187,66 +293,56 @@ def test_times_are_the_viewers_with_utc_on_hover(visit):
 
 
 @pytest.mark.browser
-def test_a_market_is_found_by_a_few_letters_and_drawn(visit):
-    before = visit.drawn()
-    visit.page.keyboard.press("/")
-    visit.page.keyboard.type("eth usd kr")
-    visit.page.locator("[role=option]").first.wait_for()
-    assert "ETH-USD" in visit.page.locator("[role=option]").first.inner_text()
-    visit.page.keyboard.press("Enter")
-    visit.market("ETH-USD")
-    assert visit.drawn() > before
-    assert "market=kraken%3AETH-USD" in visit.page.url
+def test_candles_take_the_place_of_the_line_and_csv_holds_what_is_drawn(visit):
+    visit.page.locator("[data-choice=candles]").click()
+    visit.page.wait_for_function(f"() => {FIGURE}.data[0].type === 'candlestick'")
+    visit.page.locator("[data-choice=line]").click()
+    visit.page.wait_for_function(f"() => {FIGURE}.data[0].type === 'scatter'")
+    with visit.page.expect_download() as download:
+        visit.page.get_by_role("button", name="CSV").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    points = visit.page.evaluate(f"{FIGURE}.data[0].y.filter(value => value !== null).length")
+    assert lines[0] == "series,at_utc,value" and len(lines) == points + 1
+    assert download.value.suggested_filename == "kraken_ETH-USD_price_6h.csv"
 
 
 @pytest.mark.browser
-def test_a_hole_in_the_data_is_a_hole_in_the_line(visit):
-    broken = visit.page.evaluate(f"{FIGURE}.data[0].y.filter(value => value === null).length")
-    assert broken == 1
+def test_several_markets_are_compared_and_one_is_let_go_again(visit):
+    box = visit.page.get_by_label("Compare with another market")
+    box.fill("btc usd co")
+    visit.page.locator("#cm-suggestions-compare [role=option]").first.wait_for()
+    box.press("Enter")
+    visit.page.wait_for_function(f"() => {FIGURE}.data.length === 2 && {FIGURE}.data[0].y[0] === 0")
+    assert "compare=coinbase" in visit.page.url
+    visit.page.locator(".cm-chip").click()
+    visit.page.wait_for_function("() => !document.querySelector('.cm-chip')")
+    assert "compare" not in visit.page.url
 
 
 @pytest.mark.browser
-def test_another_measure_redraws_and_stands_in_the_address(visit):
-    visit.page.locator("[data-measure=spread_bps]").click()
-    visit.page.wait_for_function(
-        "() => document.querySelector('.cm-card-value h2').textContent.startsWith('Spread in bps')"
-    )
-    assert "measure=spread_bps" in visit.page.url
-    assert visit.page.locator("[data-measure=spread_bps]").get_attribute("aria-checked") == "true"
-
-
-@pytest.mark.browser
-def test_what_is_above_three_times_its_mean_is_listed_and_opens(visit):
-    spike = visit.page.locator(".cm-spike", has_text="SOL-USD").first
-    assert "10.0×" in spike.inner_text() or float(re.search(r"([\d.]+)×", spike.inner_text())[1]) > 3
-    spike.click()
-    visit.market("SOL-USD")
-
-
-@pytest.mark.browser
-def test_the_rank_counts_the_spot_markets_and_draws_the_neighbours(visit):
+def test_the_rank_counts_the_spot_markets_and_the_same_pair_is_shown_elsewhere(visit):
     assert re.search(r"\d+ of 10", visit.page.locator(".cm-place").inner_text())
     assert visit.page.locator(".cm-card-rank .main-svg").count() > 0
     visit.page.get_by_role("button", name="Relative").click()
     visit.page.wait_for_selector(".cm-by [aria-pressed=true]:has-text('Relative')")
+    visit.page.locator(".cm-card-elsewhere .cm-pick", has_text="coinbase").click()
+    visit.page.wait_for_function(
+        "() => document.querySelector('.cm-market-where').textContent.startsWith('coinbase')"
+    )
 
 
 @pytest.mark.browser
-def test_the_table_sorts_and_filters_in_the_browser(visit):
-    visit.page.locator(".cm-filter").fill("usd coinbase")
-    assert visit.page.locator(".cm-count").inner_text() == "3 of 10 markets"
-    visit.page.locator("[data-sort=price]").click()
-    pairs = visit.page.locator(".cm-table .cm-pair").all_inner_texts()
-    assert pairs == ["BTC-USD", "ETH-USD", "SOL-USD"]
-    visit.page.locator("[data-sort=price]").click()
-    assert visit.page.locator(".cm-table .cm-pair").all_inner_texts() == pairs[::-1]
-    visit.page.locator(".cm-filter").fill("")
+def test_back_is_where_the_viewer_was(visit):
+    visit.page.go_back()
+    visit.page.wait_for_function(
+        "() => document.querySelector('.cm-market-where').textContent.startsWith('kraken')"
+    )
 
 
 @pytest.mark.browser
 def test_a_hostile_market_name_stays_text(visit):
-    visit.page.locator(".cm-search-input").fill("img")
-    visit.page.locator("[role=option]").first.wait_for()
+    visit.page.locator(".cm-top .cm-search-input").fill("img")
+    visit.page.locator("#cm-suggestions-market [role=option]").first.wait_for()
     assert visit.page.locator(".cm-option-pair").first.inner_text() == HOSTILE
     visit.page.keyboard.press("Enter")
     visit.market(HOSTILE)
@@ -258,7 +354,6 @@ def test_a_hostile_market_name_stays_text(visit):
 def test_a_source_that_stopped_is_named_as_old(visit):
     banner = visit.page.locator("[data-kind=stale]")
     assert re.match(r"halted is \d+ min old; the other sources are current", banner.inner_text())
-    assert "stale" in visit.page.locator(".cm-source-stale").inner_text()
 
 
 @pytest.mark.browser
@@ -269,27 +364,63 @@ def test_new_data_arrives_by_itself_and_leaves_the_zoom(visit, root, table_of):
     newest = datetime.now(UTC).replace(second=30, microsecond=0)
     lake.append("ticks", [Batch("the next", table_of("ticks", ticks([0], newest)))])
     visit.page.wait_for_function(
-        f"before => Number({FIGURE}.dataset.drawn) > before",
-        arg=before,
-        timeout=20_000,
+        f"before => Number({FIGURE}.dataset.drawn) > before", arg=before, timeout=30_000
     )
-    assert visit.page.evaluate(f"{FIGURE}.layout.yaxis.range") == [
-        0.9,
-        1.3,
-    ]
+    assert visit.page.evaluate(f"{FIGURE}.layout.yaxis.range") == [0.9, 1.3]
 
 
 @pytest.mark.browser
-def test_it_fits_a_phone(visit):
+def test_an_unknown_market_is_told_and_another_one_shown(visit):
+    visit.page.goto(f"http://{visit.host}/?market=%3Cb%3EBTC%3C/b%3E", wait_until="commit")
+    hint = visit.page.locator("[data-kind=hint]")
+    hint.wait_for(timeout=PATIENT_MS)
+    assert "No market is called '<b>BTC</b>'" in hint.inner_text()
+    visit.market("BTC-USD")
+
+
+@pytest.mark.browser
+def test_operations_list_what_ran(visit):
+    visit.go("operations")
+    visit.page.wait_for_function("() => document.querySelector('.cm-card-storage .cm-figure[data-drawn]')")
+    assert "10_collect" in visit.page.locator(".cm-runs").inner_text()
+    assert "stale" in visit.page.locator(".cm-card-health .cm-source-stale").inner_text()
+    with visit.context.expect_page() as opened:
+        visit.page.locator(".cm-runs a", has_text="read").first.click()
+    opened.value.wait_for_load_state()
+    assert "What came back?" in opened.value.locator("body").inner_text()
+    assert opened.value.locator("script").count() == 0
+    opened.value.close()
+
+
+@pytest.mark.browser
+def test_another_threshold_is_tried_with_a_slider(visit):
+    visit.go("alerts")
+    visit.page.wait_for_selector(".cm-card-threshold .main-svg", timeout=PATIENT_MS)
+    assert "it would" in visit.page.locator(".cm-told").inner_text()
+    visit.page.locator(".cm-slider").fill("5")
+    visit.page.wait_for_function(
+        "() => document.querySelector('.cm-told').textContent.startsWith('Above 5×')"
+    )
+    shapes = visit.page.evaluate("document.querySelector('.cm-card-threshold .cm-figure').layout.shapes")
+    assert [shape["y0"] for shape in shapes if shape.get("name") == "threshold"] == [5]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["overview", "market", "alerts", "operations"])
+def test_it_fits_a_phone(visit, name):
     visit.page.set_viewport_size({"width": 360, "height": 740})
-    visit.page.wait_for_function("() => document.querySelector('.cm-card-value .main-svg').clientWidth < 360")
+    visit.go(name)
+    visit.page.wait_for_function("() => !document.querySelector('.cm[aria-busy]')")
+    visit.page.wait_for_timeout(300)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert visit.page.locator(".cm-search-input").is_visible()
+    assert visit.page.locator(".cm-top .cm-search-input").is_visible()
     visit.page.set_viewport_size({"width": 1280, "height": 900})
 
 
 @pytest.mark.browser
 def test_dark_is_dark_in_page_and_charts(visit):
+    visit.go("market")
+    visit.page.wait_for_selector(".cm-card-value .main-svg")
     visit.page.emulate_media(color_scheme="dark")
     visit.page.wait_for_function(f"() => {FIGURE}.layout.template.layout.paper_bgcolor === '#151b24'")
     assert (
@@ -300,25 +431,52 @@ def test_dark_is_dark_in_page_and_charts(visit):
 
 
 @pytest.mark.browser
+def test_a_lost_connection_is_told_and_mends_by_itself(visit):
+    faults = list(visit.faults)
+    visit.context.route("**/cryptomon/data/**", lambda route: route.abort())
+    visit.page.wait_for_selector("[data-kind=gone]:has-text('no longer changes')", timeout=20_000)
+    visit.context.unroute("**/cryptomon/data/**")
+    visit.page.wait_for_selector("[data-kind=gone]", state="detached", timeout=20_000)
+    # what was made to fail here is no fault of the page
+    visit.faults[:] = faults
+
+
+@pytest.mark.browser
 def test_nothing_was_asked_of_another_host_and_the_console_is_clean(visit):
     assert visit.faults == []
 
 
 @pytest.mark.browser
-def test_a_link_opens_its_market_and_an_end_of_its_kernel_is_told(chromium, served):
+def test_two_viewers_at_once_see_what_each_asked_for_and_no_kernel_is_kept_for_them(chromium, served):
     psutil = pytest.importorskip("psutil", reason="needs the extra dev")
-    link = f"{served.url}/?market=coinbase:SOL-USD&measure=spread_bps"
-    visit = Visit(chromium, link, viewport={"width": 390, "height": 844})
-    visit.market("SOL-USD")
-    assert visit.page.locator(".cm-market-where").inner_text().startswith("coinbase")
-    assert visit.page.locator("[data-measure=spread_bps]").get_attribute("aria-checked") == "true"
-    visit.page.wait_for_selector(".cm[data-connection=open]")
-    kernel = json.loads(visit.page.locator("#cryptomon-kernel").text_content())["kernel_id"]
-    for process in psutil.Process(served.pid).children(recursive=True):
-        if kernel in " ".join(process.cmdline()):
-            process.kill()
-    visit.page.wait_for_selector("[data-kind=gone]:has-text('no longer changes')", timeout=20_000)
-    visit.context.close()
+    links = {"coinbase:SOL-USD": "spread_bps", "kraken:ETH-BTC": "price"}
+    visits = [
+        Visit(
+            chromium,
+            f"{served.url}/?market={market}&measure={measure}",
+            viewport={"width": 390, "height": 844},
+        )
+        for market, measure in links.items()
+    ]
+    for one, (market, measure) in zip(visits, links.items(), strict=True):
+        one.market(market.partition(":")[2])
+        assert one.page.locator(".cm-market-where").inner_text().startswith(market.partition(":")[0])
+        assert one.page.locator(f"[data-choice={measure}]").get_attribute("aria-checked") == "true"
+        assert one.faults == []
+    kernels = [
+        json.loads(one.page.locator("#cryptomon-kernel").text_content())["kernel_id"] for one in visits
+    ]
+
+    def alive():
+        lines = [" ".join(_words(one)) for one in psutil.Process(served.pid).children(recursive=True)]
+        return [kernel for kernel in kernels if any(kernel in line for line in lines)]
+
+    until = time.monotonic() + 15
+    while alive() and time.monotonic() < until:
+        time.sleep(0.2)
+    assert alive() == []
+    for one in visits:
+        one.context.close()
 
 
 # ---- without a browser
@@ -328,6 +486,21 @@ def test_the_page_is_whole_and_its_health_says_so(served):
     assert dashboard_server.check(served.url) > 0
     health = requests.get(f"{served.url}/health", timeout=60)
     assert health.status_code == 200 and health.json()["healthy"]
+
+
+def test_a_question_is_answered_packed_and_what_cannot_be_is_told(served):
+    answer = requests.get(f"{served.url}/cryptomon/data/market?market=kraken:BTC-USD", timeout=60)
+    assert answer.headers["Content-Encoding"] == "gzip" and answer.json()["market"]["market_id"].startswith(
+        "kraken"
+    )
+    unknown = requests.get(f"{served.url}/cryptomon/data/nothing", timeout=60)
+    assert unknown.status_code == 404 and "no question" in unknown.json()["problem"]
+    for path in (
+        "cryptomon/run/..%2f..%2fetc%2fpasswd",
+        "cryptomon/run/20260101T000000Z-none",
+        "cryptomon/data/../x",
+    ):
+        assert requests.get(f"{served.url}/{path}", timeout=60).status_code == 404
 
 
 def test_the_page_lets_nothing_in_from_another_host(served):
@@ -357,7 +530,10 @@ def test_it_asks_for_its_token_says_what_to_do_without_data_and_ends_with_its_ke
         assert "Log in" in login.text and "jupyter" not in login.text.lower()
         xsrf = re.search(r'name="_xsrf" value="([^"]+)"', login.text)[1]
         page = viewer.post(login.url, {"password": "open sesame", "_xsrf": xsrf}, timeout=60).text
-        assert dashboard_server.END_MARK in page and '"market_id": []' in page
+        assert dashboard_server.END_MARK in page
+        assert viewer.get(f"{server.url}/cryptomon/data/overview", timeout=60).json()["markets"] == 0
+        refused = requests.get(f"{server.url}/cryptomon/data/overview", timeout=60, allow_redirects=False)
+        assert refused.status_code in (302, 403)
         processes = psutil.Process(server.pid).children(recursive=True)
         assert processes
     finally:
@@ -378,78 +554,3 @@ def test_a_taken_port_is_said_and_the_next_is_taken(caplog):
 def test_nothing_answers_is_said():
     with pytest.raises(RunError, match="does not answer"):
         dashboard_server.check(f"http://127.0.0.1:{dashboard_server.free_port(0)}")
-
-
-@pytest.fixture(scope="module")
-def page(root):
-    """The page's state without a page."""
-    return Dashboard(open_monitor("local", flags={"root": str(root)}))
-
-
-def test_an_unknown_market_is_told_and_changes_nothing(page):
-    page.show("kraken:BTC-USD", "price")
-    page.show("<b>BTC</b>")
-    assert "No market is called '<b>BTC</b>'" in page.hint
-    assert page.chart["market"]["market_id"] == "kraken:kraken:BTC-USD"
-    page.show("kraken:BTC-USD", "no_such")
-    assert "No measure is called 'no_such'" in page.hint
-
-
-def test_a_link_is_the_shortest_name_that_stands_for_the_market(page):
-    page.show("coinbase:coinbase:ETH-BTC")
-    assert page.chart["market"]["link"] == "coinbase:ETH-BTC"
-    assert page.hint == ""
-
-
-def test_the_rank_follows_the_deviation_of_similar_markets():
-    same = {"rank_24h_in_quote": 1.0, "cv_24h": None, "rank_cv_24h": None, "samples": 90, "expected": 1440}
-    ranked = [
-        {"market_id": id, "stddev_24h": deviation, "rank_24h": place / 3, **same}
-        for place, (id, deviation) in enumerate([("CBC", 300.0), ("GOLD", 200.0), ("BNT", 100.0)], 1)
-    ]
-    card = dashboard.rank_card(ranked, "BNT", "stddev", {}, "ETH")
-    assert (card["place"], card["places"], card["rank_24h"]) == (3, 3, 1.0)
-    assert "Not ranked" in dashboard.rank_card(ranked, "BNT", "cv", {}, "ETH")["says"]
-    assert "only spot" in dashboard.rank_card(ranked, "a future", "stddev", {}, "ETH")["says"]
-
-
-def test_everything_of_the_page_goes_as_json(page):
-    json.dumps(page._repr_mimebundle_()[0], allow_nan=False)
-
-
-def test_an_error_is_told_in_the_page_and_success_takes_it_away(page, monkeypatch):
-    def refuse(*_):
-        raise ConfigError("no such thing: do another")
-
-    monkeypatch.setattr(page._readings, "series", refuse)
-    page._handle(page, {"type": "show", "market": "coinbase:SOL-USD"}, [])
-    assert page.problem == "no such thing: do another"
-    with pytest.raises(RunError, match="do another"):
-        page.end_marker()
-    monkeypatch.setattr(page._readings, "series", lambda *_: 1 / 0)
-    page._handle(page, {"type": "show", "market": "coinbase:ETH-USD"}, [])
-    assert "ZeroDivisionError" in page.problem
-    monkeypatch.undo()
-    page._handle(page, {"type": "show", "market": "kraken:BTC-USD"}, [])
-    assert page.problem == ""
-
-
-def test_an_engine_that_cannot_be_had_is_told_in_the_page(tmp_path):
-    page = Dashboard(open_monitor("local", flags={"root": str(tmp_path), "engine": "athena"}))
-    assert "CRYPTOMON_ENGINE=duckdb" in page.problem
-
-
-def test_without_data_the_page_is_whole_and_empty(tmp_path):
-    page = Dashboard(open_monitor("local", flags={"root": str(tmp_path)}))
-    page.show("kraken:BTC-USD")
-    assert page.chart == {} and page.table["market_id"] == [] and page.problem == ""
-    assert "complete" in page.end_marker()._repr_html_()
-
-
-def test_a_market_asked_for_before_there_is_data_is_shown_when_there_is(tmp_path, table_of):
-    monitor = open_monitor("local", flags={"root": str(tmp_path)})
-    page = Dashboard(monitor)
-    page.show("coinbase:ETH-USD")
-    monitor.lake.append("ticks", [Batch("first", table_of("ticks", ticks(range(3))))])
-    page.refresh()
-    assert page.chart["market"]["market_id"] == "coinbase:coinbase:ETH-USD"

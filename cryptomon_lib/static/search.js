@@ -41,14 +41,14 @@ function search(index, typed) {
 }
 
 // a combobox as the ARIA practices describe it; picked is called with a market_id
-function searchBox(picked) {
+function searchBox(picked, { id = "market", label = "Find a market", placeholder = "Find a market: btc usd kr" } = {}) {
   let index = [], table = null, shown = [], active = -1;
   const input = element("input", {
-    class: "cm-search-input", type: "search", role: "combobox", placeholder: "Find a market: btc usd kr", autocomplete: "off", spellcheck: "false",
-    "aria-label": "Find a market", "aria-expanded": "false", "aria-controls": "cm-suggestions", "aria-autocomplete": "list",
+    class: "cm-search-input", type: "search", role: "combobox", placeholder, autocomplete: "off", spellcheck: "false",
+    "aria-label": label, "aria-expanded": "false", "aria-controls": `cm-suggestions-${id}`, "aria-autocomplete": "list",
   });
-  const list = element("ul", { id: "cm-suggestions", class: "cm-suggestions", role: "listbox", "aria-label": "Markets", hidden: true });
-  const box = element("div", { class: "cm-search" }, input, element("kbd", { class: "cm-key", "aria-hidden": "true" }, "/"), list);
+  const list = element("ul", { id: `cm-suggestions-${id}`, class: "cm-suggestions", role: "listbox", "aria-label": "Markets", hidden: true });
+  const box = element("div", { class: "cm-search" }, input, id === "market" ? element("kbd", { class: "cm-key", "aria-hidden": "true" }, "/") : null, list);
 
   function close() {
     list.hidden = true;
@@ -61,7 +61,7 @@ function searchBox(picked) {
     active = next;
     [...list.querySelectorAll("[role=option]")].forEach((option, at) => option.setAttribute("aria-selected", String(at === active)));
     list.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest" });
-    if (active >= 0) input.setAttribute("aria-activedescendant", `cm-option-${active}`);
+    if (active >= 0) input.setAttribute("aria-activedescendant", `cm-option-${id}-${active}`);
   }
 
   function choose(at) {
@@ -73,10 +73,11 @@ function searchBox(picked) {
   }
 
   function suggest() {
+    if (!table) return;
     const found = search(index, input.value);
     shown = found.slice(0, SUGGESTED);
     const options = shown.map((market, at) => element(
-      "li", { id: `cm-option-${at}`, role: "option", "aria-selected": "false", "data-market": market.id, onpointerdown: (event) => { event.preventDefault(); choose(at); } },
+      "li", { id: `cm-option-${id}-${at}`, role: "option", "aria-selected": "false", "data-market": market.id, onpointerdown: (event) => { event.preventDefault(); choose(at); } },
       element("span", { class: "cm-option-pair" }, table.market[market.row] ?? table.symbol[market.row]),
       element("span", { class: "cm-option-where" }, `${table.exchange[market.row]}${table.kind[market.row] === "spot" ? "" : ` ${table.kind[market.row]}`} · ${table.symbol[market.row]}`),
       element("span", { class: "cm-option-price" }, price(table.price[market.row])),
@@ -103,6 +104,7 @@ function searchBox(picked) {
   return {
     box,
     focus: () => input.focus(),
+    open: () => !list.hidden,
     fill(next) { table = next; index = searchIndex(next); if (!list.hidden) suggest(); },
   };
 }

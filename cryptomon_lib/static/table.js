@@ -6,8 +6,10 @@ const SPARE_ROWS = 6;
 const COLUMNS = [
   { name: "market", head: "Market", text: true },
   { name: "price", head: "Price", write: price, hint: "in quote currency" },
-  { name: "change_24h_pct", head: "24 h", write: (value) => `${arrow(value)}${percent(value)}`, style: direction },
-  { name: "ratio_1h", head: "vs 1 h", write: multiple, style: (value) => (value > 3 ? "cm-hot" : ""), hint: "the newest value as a multiple of the mean of the hour before it" },
+  { name: "return_1h_pct", head: "1 h", write: percent, style: direction, wide: true },
+  { name: "change_pct", head: "24 h", write: (value) => `${arrow(value)}${percent(value)}`, style: direction },
+  { name: "ratio_1h_volume_1m", head: "Volume vs 1 h", write: multiple, style: (value) => (value > 3 ? "cm-hot" : ""), hint: "the newest minute's volume as a multiple of the mean of the hour before it" },
+  { name: "volatility_24h_pct", head: "Volatility", write: (value) => percent(value).replace("+", ""), wide: true, hint: "a day, from hourly returns" },
   { name: "spread_bps", head: "Spread", write: (value) => (value == null ? DASH : `${formatted(value, { maximumFractionDigits: 1, minimumFractionDigits: 1 })} bps`), wide: true },
   { name: "quote_volume_24h", head: "Volume 24 h", write: large, wide: true, hint: "in quote currency, rolling" },
   { name: "at", head: "Seen", write: null, wide: true },
