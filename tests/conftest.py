@@ -131,7 +131,14 @@ def start_process():
     # forked from a process that has imported everything and done nothing, which is quick and safe
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(
-        ["pytest", "s3fs", "cryptomon_lib.collect", "cryptomon_lib.flatten", "cryptomon_lib.notify"]
+        [
+            "pytest",
+            "s3fs",
+            "cryptomon_lib.collect",
+            "cryptomon_lib.flatten",
+            "cryptomon_lib.alerts",
+            "cryptomon_lib.notify",
+        ]
     )
 
     def start(function, *given):

@@ -11,13 +11,14 @@ import pytest
 from killing import kill_at
 from receiving import Hook, Mail, closing
 
-from cryptomon_lib.alerts import save_rules
+from cryptomon_lib.alerts import evaluate_alerts, save_rules
 from cryptomon_lib.delivery import try_receivers
 from cryptomon_lib.errors import ConfigError, NotifyError
 from cryptomon_lib.lake import Batch
 from cryptomon_lib.monitor import open_monitor
 from cryptomon_lib.notify import check_evaluated, retry_parked, send_notices, users_of, watch
-from cryptomon_lib.receivers import Apprise, File, User, Webhook
+from cryptomon_lib.receivers import Apprise, File, Subscription, User, Webhook
+from cryptomon_lib.rules import read_rule
 
 NOON = datetime(2026, 7, 27, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -146,8 +147,6 @@ def test_quiet_hours_hold_over_runs_and_then_tell_one_digest(local, evaluate, ho
 
 
 def test_each_user_is_told_of_what_is_subscribed_to(local, evaluate, hook, other, webhook):
-    from cryptomon_lib.receivers import Subscription
-
     bob = webhook(other, name="bob", alerts=(Subscription(markets=("ETH-*",)),))
     evaluate(local, fired(0, "BTC-USD", "ETH-USD"))
     run(local, webhook(hook), bob)
@@ -159,8 +158,6 @@ def test_each_user_is_told_of_what_is_subscribed_to(local, evaluate, hook, other
 def test_a_rule_that_names_receivers_is_told_by_those_alone(
     local, evaluate, hook, other, webhook, monkeypatch
 ):
-    from cryptomon_lib.rules import read_rule
-
     rule = read_rule("loud", {"measure": "price", "times": 3, "receivers": ["pager"]})
     monkeypatch.setattr("cryptomon_lib.notify.load_rules", lambda: (rule,))
     (quiet,), (pager,) = webhook(hook).receivers.values(), webhook(other).receivers.values()
@@ -400,6 +397,53 @@ def test_a_kill_at_any_step_loses_no_message_and_doubles_one_at_most(
     assert len(local.storage.objects("notices")) == 1
     told = sorted((row["receiver"], row["state"]) for row in stored(local, "notices"))
     assert told == [(name, state) for name in ("file", "hook") for state in ("queued", "sent")]
+
+
+STEPS = {
+    "the step of the evaluation about to be kept": ("cryptomon_lib.storage:Storage", "create", "before", 1),
+    "the step kept, the table not told": ("cryptomon_lib.storage:Storage", "create", "after", 1),
+    "the table told, nothing marked": ("cryptomon_lib.lake:Lake", "append", "after", 1),
+    "evaluated and marked, nothing planned": ("cryptomon_lib.outbox:Outbox", "add", "before", 1),
+    "sent, not marked": ("cryptomon_lib.channels", "send", "after", 1),
+}
+
+
+def minute_of_alerts(root, address, moment, point):
+    """A minute of 40_alerts with the evaluator itself, in a process of its own that is killed at a point."""
+    os.environ["HOOK_KEY"] = "key"
+    if point:
+        kill_at(*point)
+    monitor = open_monitor("local", flags={"root": root})
+    rule = read_rule("price_3x", {"measure": "price", "times": 3})
+    step = evaluate_alerts(monitor, moment, [rule])
+    maria = User(name="maria", receivers={"hook": Webhook(url=address, secret_env="HOOK_KEY")})
+    send_notices(monitor, evaluated=step.at, now=moment, users={"maria": maria})
+
+
+@pytest.mark.parametrize("point", STEPS.values(), ids=STEPS)
+def test_a_kill_between_evaluation_and_message_loses_and_doubles_no_alert(
+    local, table_of, start_process, hook, monkeypatch, point
+):
+    ticks = [
+        # 100 on average; 300 does not fire, above 300 does
+        {"market_id": "kraken:kraken:BTC-USD", "collected_at": NOON + minute * MINUTE, "price": price}
+        for minute, price in enumerate([*[100.0] * 60, 301.0])
+    ]
+    local.lake.append("ticks", [Batch("ticks", table_of("ticks", ticks))])
+    monkeypatch.setenv("HOOK_KEY", "key")
+    before, now, after = (NOON + minute * MINUTE + timedelta(seconds=5) for minute in (59, 60, 61))
+    minute_of_alerts(local.storage.root, hook.url, before, None)
+    killed = start_process(minute_of_alerts, local.storage.root, hook.url, now, point)
+    killed.join(60)
+    assert killed.exitcode == -9
+    for moment in (now, after):
+        minute_of_alerts(local.storage.root, hook.url, moment, None)
+
+    assert len(set(hook.ids)) == 1 and len(hook.ids) == (2 if "send" in point else 1)
+    for body in hook.bodies:
+        (alert,) = body["alerts"]
+        assert (alert["rule"], alert["state"], alert["value"]) == ("price_3x", "firing", 301.0)
+        assert alert["started_at"] == "2026-07-27T13:00:00.000Z"
 
 
 # ---- what stays behind
