@@ -81,7 +81,7 @@ def try_receivers(monitor: Monitor, user: User) -> pd.DataFrame:
             name, {"result": FAILED, "reason": _late(limit), "seconds": limit}
         ),
     )
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("receiver")
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(list(user.receivers)).rename_axis("receiver")
 
 
 class _Turn:
