@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from cryptomon_lib.channels import Message
@@ -35,7 +36,6 @@ from cryptomon_lib.outbox import (
 from cryptomon_lib.payloads import parse_moment
 from cryptomon_lib.receivers import WATCH, User, load_users
 from cryptomon_lib.rules import load_rules
-from cryptomon_lib.tables import empty
 
 log = logging.getLogger(__name__)
 
@@ -257,10 +257,12 @@ def _read(
     table = monitor.lake.open("alerts")
     if table is None:
         return [], before.read_until, []
-    actions = monitor.lake.actions(table)
-    # by the log's own statistics: of a day of small files those of the last minutes are opened
-    may = pc.fill_null(pc.greater_equal(actions["max.evaluated_at"], since), True) if len(actions) else []
-    rows = monitor.lake.read("alerts", actions.filter(may)) if len(actions) else empty("alerts")
+    actions, when = monitor.lake.actions(table), "max.evaluated_at"
+    if when in actions.column_names:
+        # of a day of small files those of the last minutes are opened; one without statistics has to be
+        moment = pa.scalar(since, pa.timestamp("us", tz="UTC"))
+        actions = actions.filter(pc.fill_null(pc.greater_equal(actions[when], moment), True))
+    rows = monitor.lake.read("alerts", actions)
     rows = rows.filter(pc.greater_equal(rows["evaluated_at"], since))
     read_until = pc.max(rows["evaluated_at"]).as_py() or before.read_until
     near = rows.filter(pc.greater_equal(rows["evaluated_at"], (read_until or since) - _OVERLAP))

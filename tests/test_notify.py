@@ -14,7 +14,7 @@ from receiving import Hook, Mail, closing
 from cryptomon_lib.alerts import evaluate_alerts, save_rules
 from cryptomon_lib.delivery import try_receivers
 from cryptomon_lib.errors import ConfigError, NotifyError
-from cryptomon_lib.lake import Batch
+from cryptomon_lib.lake import Batch, Lake
 from cryptomon_lib.monitor import open_monitor
 from cryptomon_lib.notify import check_evaluated, retry_parked, send_notices, users_of, watch
 from cryptomon_lib.receivers import Apprise, File, Subscription, User, Webhook
@@ -116,14 +116,32 @@ def test_markets_that_crash_together_are_one_message_and_another_run_sends_none(
 
 
 def test_what_is_committed_late_or_twice_is_told_once(local, evaluate, hook, webhook):
-    evaluate(local, fired(30))
-    run(local, webhook(hook), minute=31)
+    evaluate(local, fired(5))
+    run(local, webhook(hook), minute=6)
     # another evaluator, slower, commits an earlier minute, and one row that is in already
-    evaluate(local, fired(0, "ETH-USD") + fired(30))
-    run(local, webhook(hook), minute=32)
-    run(local, webhook(hook), minute=33)
+    evaluate(local, fired(0, "ETH-USD") + fired(5))
+    run(local, webhook(hook), minute=7)
+    run(local, webhook(hook), minute=8)
 
     assert [[one["market"] for one in body["alerts"]] for body in hook.bodies] == [["BTC-USD"], ["ETH-USD"]]
+
+
+def test_of_a_day_of_small_files_only_those_of_the_last_minutes_are_read(
+    local, evaluate, hook, webhook, monkeypatch
+):
+    for minute in range(0, 60, 2):
+        evaluate(local, fired(minute))
+    run(local, webhook(hook), minute=60)
+    opened = []
+    plain = Lake._file
+    monkeypatch.setattr(
+        Lake, "_file", lambda lake, name, path: opened.append(name) or plain(lake, name, path)
+    )
+    evaluate(local, fired(61))
+    run(local, webhook(hook), minute=61)
+
+    assert [len(body["alerts"]) for body in hook.bodies] == [30, 1]
+    assert 1 <= opened.count("alerts") <= 8
 
 
 def test_a_day_without_a_notifier_is_one_digest(local, evaluate, hook, webhook):
