@@ -97,10 +97,12 @@ def last_step(monitor: Monitor) -> Step:
         if not keys:
             return Step(0, None, State(), empty("alerts"))
         try:
-            return _unpacked(monitor.storage.get(keys[-1]), keys[-1])
+            body = monitor.storage.get(keys[-1])
         except StorageError:
             # a newer one replaced it meanwhile
             log.info("%s is gone, looking again", keys[-1])
+            continue
+        return _unpacked(body, keys[-1])
     raise CommitConflict(f"{monitor.storage.root}/{STATES}: its objects vanish as fast as they are read.")
 
 

@@ -205,6 +205,8 @@ def _conditions(block: Block, rule: Rule) -> tuple[np.ndarray, np.ndarray, np.nd
         ).to_arrow_table()
     shape = block.value.shape
     known = pc.is_valid(found["holds"]).to_numpy().reshape(shape) & enough
+    if rule.compared in columns:
+        known &= ~np.isnan(block.ratio if rule.compared == "ratio_1h" else columns[rule.compared])
     holds = pc.fill_null(found["holds"], False).to_numpy().reshape(shape) & known
     over = pc.fill_null(found["over"], False).to_numpy().reshape(shape) & known
     return holds, over, known

@@ -365,11 +365,13 @@ class Evaluator:
             return f'reading."{name}"::{kind}' if name else f"{otherwise}::{kind}"
 
         reached = f'reading."{compared}"::double' if compared else "null::double"
+        # `null and false` is false: of a condition of several parts, the column that it is about has to be known
+        known = f'reading."{compared}" is not null' if compared else "true"
         return f"""
             select
                 pair.pair_no,
                 reading.at_ms,
-                case when {self._enough(view, "pair.min_samples")} then ({holds}) end as holds,
+                case when {self._enough(view, "pair.min_samples")} and {known} then ({holds}) end as holds,
                 not ({holds}) and coalesce({over}, false) as recovered,
                 {one("value", otherwise=reached)} as value,
                 {one("average_")} as average,
