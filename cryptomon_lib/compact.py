@@ -7,7 +7,9 @@ come late are files that a later run joins.
 """
 
 import logging
+import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -60,8 +62,8 @@ class Join:
 
 @dataclass
 class Compacted:
-    """What a compaction did. overtaken: joins that another run had made meanwhile; expired: files of days whose time,
-    by `retention.tables_days`, was up."""
+    """What a compaction did. overtaken: joins that another run had made meanwhile; left: joins that there was no time
+    for; expired: files of days whose time, by `retention.tables_days`, was up."""
 
     hours: int = 0
     days: int = 0
@@ -71,6 +73,7 @@ class Compacted:
     bytes_before: int = 0
     bytes_after: int = 0
     overtaken: int = 0
+    left: int = 0
     expired: int = 0
     vacuumed: int = 0
 
@@ -85,11 +88,13 @@ def compact_tables(
     now: datetime | None = None,
     *,
     vacuum_after: timedelta = VACUUM_AFTER,
+    seconds: float = math.inf,
     progress: Callable[[Join], None] = lambda join: None,
 ) -> Compacted:
     """Join the files of all closed hours and days of every table, then delete what no query reads any more.
 
-    vacuum_after: how long files stay that are no longer named; no query may take longer.
+    vacuum_after: how long files stay that are no longer named; no query may take longer. seconds: after so many no
+    further join is begun; what is left is the next run's.
     progress: called with each join before it begins.
 
     Raises ConfigError: params keep days of a table that there is not. StorageError: the root cannot be read or
@@ -97,13 +102,16 @@ def compact_tables(
     hold the rows that it should; it is no part of the table.
     """
     now, done = now or datetime.now(UTC), Compacted()
-    kept = _kept_days(monitor)
+    kept, ends = _kept_days(monitor), time.monotonic() + seconds
     for name, described in TABLES.items():
         if monitor.lake.open(name) is None:
             continue
         if described.day_of and "day" in described.partition_by:
             for span in _LABELS:
                 for join in joins(name, monitor.lake.actions(monitor.lake.open(name)), now, span):
+                    if time.monotonic() >= ends:
+                        done.left += 1
+                        continue
                     progress(join)
                     _join(monitor, join, done)
         if name in kept:

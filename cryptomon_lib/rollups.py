@@ -6,6 +6,8 @@ so a run that was ended anywhere is taken up where its last commit left it.
 """
 
 import logging
+import math
+import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +64,8 @@ class RolledUp:
     rows: int = 0
     commits: int = 0
     until: datetime | None = None
+    # hours that there was no time for
+    left: int = 0
     # the log did not reach back to the last roll-up: all that was written since was computed again
     log_gone: bool = False
     # the views say something else than when the older hours were computed
@@ -80,19 +84,21 @@ def roll_up(
     *,
     rebuild: bool = False,
     since: datetime | None = None,
+    seconds: float = math.inf,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> RolledUp:
-    """Compute the hours that are due, oldest first, one commit a day of them.
+    """Compute the hours that are due, oldest first, one commit for each quarter of a day.
 
     rebuild: all hours that there are rows for, whatever was computed. since: of these only the later ones.
+    seconds: after so many no further new hours are begun; what is left is the next run's.
     progress: called with hours done and hours in all.
 
     Raises QueryError: the view `measures` cannot be computed. CommitConflict: others rolled up at every try.
     """
-    done = RolledUp()
+    done, ends = RolledUp(), time.monotonic() + seconds
     for attempt in range(1, _TRIES + 1):
         try:
-            _roll_up(monitor, now or datetime.now(UTC), rebuild, since, progress, done)
+            _roll_up(monitor, now or datetime.now(UTC), rebuild, since, ends, progress, done)
             return done
         except CommitConflict as error:
             if attempt == _TRIES:
@@ -101,7 +107,7 @@ def roll_up(
     return done
 
 
-def _roll_up(monitor: Monitor, now, rebuild: bool, since, progress, done: RolledUp) -> None:
+def _roll_up(monitor: Monitor, now, rebuild: bool, since, ends: float, progress, done: RolledUp) -> None:
     began = int(datetime.now(UTC).timestamp() * 1000)
     lake, table = monitor.lake, monitor.lake.open(ROLLUPS)
     sources = _Sources.open(lake)
@@ -128,8 +134,12 @@ def _roll_up(monitor: Monitor, now, rebuild: bool, since, progress, done: Rolled
         seen["views"] = views
     done.dirty += len(dirty)
     done.until = until
-    for day, group in groupby(due, key=day_of):
+    done.left = len(due)
+    for (day, _), group in groupby(due, key=lambda hour: (day_of(hour), hour.hour // 6)):
         hours = list(group)
+        # late rows' hours are done in one go: how far that came is not kept, and half of them would be done for ever
+        if time.monotonic() >= ends and (not dirty or hours[0] > dirty[-1]):
+            return
         rows = pa.concat_tables([_computed(monitor, hour) for hour in hours])
         marks = {"until": _number(max(until or begin, hours[-1] + HOUR))}
         if not dirty or hours[-1] >= dirty[-1]:
@@ -138,6 +148,7 @@ def _roll_up(monitor: Monitor, now, rebuild: bool, since, progress, done: Rolled
         _commit(lake, day, hours, rows, until, marks)
         done.until = until = _moment(marks["until"])
         done.hours += len(hours)
+        done.left -= len(hours)
         done.rows += rows.num_rows
         done.commits += 1
         done.computed += hours

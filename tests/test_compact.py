@@ -465,6 +465,14 @@ def test_what_the_tables_consist_of_is_told(local, fill):
     assert told["newest"] == NOON + 2 * MINUTE + timedelta(seconds=2.5)
 
 
+def test_joins_that_there_is_no_time_for_are_left_to_the_next_run(local, fill, stored):
+    fill(local, NOON, 2)
+    fill(local, NOON + HOUR, 2)
+    done = compact_tables(local, NOON + 3 * HOUR, seconds=0)
+    assert (done.hours, done.left) == (0, 2)
+    assert compact_tables(local, NOON + 3 * HOUR).hours == 2 and len(stored(local, "ticks")) == 16
+
+
 # ---- days whose time is up
 
 

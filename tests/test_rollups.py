@@ -200,6 +200,21 @@ def test_the_next_hour_is_one_commit_and_one_file_and_nothing_is_computed_twice(
     assert table.version() == before + 1 and len(table.file_uris()) == 2
 
 
+def test_what_there_is_no_time_for_is_left_to_the_next_run(local, fill, stored, monkeypatch):
+    fill(local, BEGIN, 300)  # across midnight: two commits
+    now, clock = BEGIN + 5 * HOUR + 5 * MINUTE, iter(range(100))
+    with monkeypatch.context() as slow:
+        slow.setattr("cryptomon_lib.rollups.time.monotonic", lambda: next(clock))
+        done = roll_up(local, now, seconds=2)
+    assert (done.hours, done.left, done.until) == (4, 1, BEGIN + 4 * HOUR)
+    assert roll_up(local, now).computed == [BEGIN + 4 * HOUR]
+    # hours of late rows are not left: they would be begun from the first one again
+    fill(local, BEGIN, 300, markets=["kraken:kraken:LATE-USD"])
+    done = roll_up(local, now, seconds=0)
+    assert (done.hours, done.dirty, done.left) == (5, 5, 0)
+    assert same_rows(stored(local, "rollups_1h"), direct(local, BEGIN + 5 * HOUR, 5))
+
+
 def test_after_a_pause_of_a_year_only_hours_with_rows_are_computed(local, fill, stored):
     fill(local, BEGIN, 60)
     fill(local, BEGIN + timedelta(days=365), 60)
