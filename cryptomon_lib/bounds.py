@@ -10,7 +10,7 @@ Through a view whose text hides the way (windows, aggregates over time) the head
 time depend on rows no further than its `reach` from that time, and on nothing older than its `lookback`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import product
@@ -27,6 +27,13 @@ _ALL = -1
 _CLOCK = "cast(current_timestamp at time zone 'UTC' as timestamp(3))"
 _COMPARED = {exp.GT: "ge", exp.GTE: "ge", exp.LT: "le", exp.LTE: "le", exp.EQ: "in"}
 _TURNED = {"ge": "le", "le": "ge", "in": "in"}
+_UNITS = {
+    "millisecond": timedelta(milliseconds=1),
+    "second": timedelta(seconds=1),
+    "minute": timedelta(minutes=1),
+    "hour": timedelta(hours=1),
+    "day": timedelta(days=1),
+}
 # not the same each time, or not known to be
 _CHANGING = (exp.Rand, exp.Randn, exp.Uuid, exp.Anonymous)
 _UNSURE = (*_CHANGING, exp.AggFunc, exp.Window, exp.Star, exp.Column, exp.Any, exp.All, exp.Query)
@@ -77,11 +84,15 @@ class Read:
 
 @dataclass(frozen=True)
 class Step:
-    """A query or view over what it reads: `reads` gives, in the order of `sql.sources`, the number of the step
-    or read that each place stands for."""
+    """A query or view over what it reads.
+
+    reads: in the order of `sql.sources`, the number of the step or read that each place stands for.
+    branches: selects of a union, by their place among all selects, and when one of their rows is needed.
+    """
 
     view: str | None
     reads: tuple[int, ...]
+    branches: tuple[tuple[int, Demand], ...] = ()
 
 
 @dataclass
@@ -105,6 +116,13 @@ def plan(tree: exp.Expression, known: Mapping[str, sql.View]) -> Plan:
     return _Planner(known).planned(tree)
 
 
+def plan_all(names: Iterable[str], known: Mapping[str, sql.View]) -> tuple[Plan, dict[str, int]]:
+    """One plan for all rows of tables and views, and the number of each by its name."""
+    planner = _Planner(known)
+    numbers = {name: planner.place(name, ANY, ANY, None) for name in names}
+    return planner.finished(), numbers
+
+
 class _Planner:
     """Builds one plan; views that need the same of all that they read are one step."""
 
@@ -114,10 +132,13 @@ class _Planner:
 
     def planned(self, tree: exp.Expression) -> Plan:
         self._step(None, tree, ANY, ANY, None)
+        return self.finished()
+
+    def finished(self) -> Plan:
         for node in self.plan.nodes:
-            if isinstance(node, Read):
-                for atom in (atom for part in node.demand for atom in part):
-                    self.plan.constants.update(atom.constants)
+            of = [node.demand] if isinstance(node, Read) else [demand for _, demand in node.branches]
+            for atom in (atom for demand in of for part in demand for atom in part):
+                self.plan.constants.update(atom.constants)
         return self.plan
 
     def _number(self, node: Read | Step) -> int:
@@ -135,10 +156,15 @@ class _Planner:
         reads = []
         for place in sql.sources(tree):
             wanted = analysis.places.get(id(place), ANY)
-            reads.append(self._place(sql.source_name(place), wanted, since, floor))
-        return self._number(Step(view, tuple(reads)))
+            reads.append(self.place(sql.source_name(place), wanted, since, floor))
+        branches = [
+            (number, analysis.branches[id(select)])
+            for number, select in enumerate(tree.find_all(exp.Select))
+            if analysis.branches.get(id(select), ANY) != ANY
+        ]
+        return self._number(Step(view, tuple(reads), tuple(branches)))
 
-    def _place(self, name: str, demand: Demand, since: Demand, floor: timedelta | None) -> int:
+    def place(self, name: str, demand: Demand, since: Demand, floor: timedelta | None) -> int:
         time = _time_column(name, self.known)
         if time:
             demand = both(demand, _renamed(since, time))
@@ -215,11 +241,13 @@ class _Source:
 
 
 class Analysis:
-    """What one text needs at each place where it reads: `places`, by the id of the place's node."""
+    """What one text needs at each place where it reads: `places`, by the id of the place's node; and when it needs
+    a select of a union at all: `branches`, likewise."""
 
     def __init__(self, columns: Callable[[str], tuple[str, ...] | None]):
         self._columns = columns
         self.places: dict[int, Demand] = {}
+        self.branches: dict[int, Demand] = {}
 
     def query(self, node: exp.Expression, demand: Demand, steps: Mapping[str, _Named]) -> None:
         """Note what a query needs of what it reads, of whose rows `demand` is needed."""
@@ -360,6 +388,9 @@ class Analysis:
         for part in demand:
             mapped = self._mapped(node, part, sources)
             alternatives.append(_closed(_joined(own, mapped), same))
+        if isinstance(node.parent, exp.Union):
+            needed = either(frozenset(one.get(_ALL, frozenset()) for one in alternatives), NOTHING)
+            self.branches[id(node)] = either(self.branches.get(id(node), NOTHING), needed)
         for number, source in enumerate(sources):
             wanted = frozenset(
                 one.get(number, frozenset()) | one.get(_ALL, frozenset()) for one in alternatives
@@ -412,9 +443,10 @@ class Analysis:
                         if pair[1][0] in allowed and pair[0][0] not in allowed
                     ]
                 for column, atom in self._atoms(one, steps):
-                    at = _resolved(column, sources)
-                    if at and at[0] in allowed:
-                        own.setdefault(at[0], set()).add(replace(atom, of=at[1]))
+                    shifted = _shifted(column, sources)
+                    if shifted and shifted[0][0] in allowed:
+                        number, name = shifted[0]
+                        own.setdefault(number, set()).update(_moved(atom, name, *shifted[1:]))
         return own, same
 
     def _atoms(self, node: exp.Expression, steps) -> Iterator[tuple[exp.Expression, Atom]]:
@@ -470,9 +502,10 @@ class Analysis:
             if isinstance(value, exp.Literal) and value.is_string and atom.how == "in":
                 found[_ALL].add(replace(atom, of=value.this, literal=True))
                 continue
-            at = _resolved(value, sources)
-            if at and _commutes(node, at, sources):
-                found.setdefault(at[0], set()).add(replace(atom, of=at[1]))
+            shifted = _shifted(value, sources)
+            if shifted and _commutes(node, value, shifted[0], sources):
+                number, column = shifted[0]
+                found.setdefault(number, set()).update(_moved(atom, column, *shifted[1:]))
         return found
 
     def _through_star(self, node: exp.Select, part, sources, found):
@@ -549,11 +582,53 @@ def _resolved(node: exp.Expression, sources: list[_Source]) -> tuple[int, str] |
     return (numbers[0], name) if columns is not None and columns.count(name) == 1 else None
 
 
-def _commutes(node: exp.Select, at: tuple[int, str], sources: list[_Source]) -> bool:
-    """Whether a condition on this column means the same before the select's groups and windows as after."""
+def _shifted(
+    node: exp.Expression, sources: list[_Source]
+) -> tuple[tuple[int, str], timedelta, timedelta] | None:
+    """The column that an expression follows, and between which two differences from it the expression always is."""
+    if isinstance(node, exp.Paren):
+        return _shifted(node.this, sources)
+    if isinstance(node, exp.Add | exp.Sub) and isinstance(node.expression, exp.Interval):
+        found, by = _shifted(node.this, sources), _length(node.expression)
+        if not found or by is None:
+            return None
+        by = -by if isinstance(node, exp.Sub) else by
+        return found[0], found[1] + by, found[2] + by
+    if isinstance(node, exp.DateTrunc | exp.TimestampTrunc):
+        found, by = _shifted(node.this, sources), _UNITS.get(node.text("unit").lower())
+        return (found[0], found[1] - by, found[2]) if found and by else None
+    at = _resolved(node, sources)
+    return (at, timedelta(0), timedelta(0)) if at else None
+
+
+def _length(node: exp.Interval) -> timedelta | None:
+    unit, amount = _UNITS.get(node.text("unit").lower()), node.this
+    if not unit or not isinstance(amount, exp.Literal):
+        return None
+    try:
+        return unit * float(amount.name)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _moved(atom: Atom, column: str, low: timedelta, high: timedelta) -> list[Atom]:
+    """A condition on what lies between `low` and `high` from a column, as conditions on the column."""
+    if not low and not high:
+        return [replace(atom, of=column)]
+    if len(atom.constants) > 1:
+        return []
+    return [
+        replace(atom, of=column, how=how, back=atom.back + by)
+        for how, by in (("ge", high), ("le", low))
+        if atom.how in (how, "in")
+    ]
+
+
+def _commutes(node: exp.Select, value: exp.Expression, at: tuple[int, str], sources: list[_Source]) -> bool:
+    """Whether a condition on this value means the same before the select's groups and windows as after."""
 
     def among(expressions) -> bool:
-        return any(_resolved(one, sources) == at for one in expressions)
+        return any(one == value or _resolved(one, sources) == at for one in expressions)
 
     group = node.args.get("group")
     if group:

@@ -6,7 +6,7 @@ would silently mean something else there are rewritten here.
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -336,17 +336,50 @@ def for_duckdb(text: str) -> str:
     return _spelled(_read_again(parsed(text).copy()))
 
 
-def pieces_for_duckdb(tree: exp.Expression) -> tuple[str, ...]:
+def pieces_for_duckdb(tree: exp.Expression, without: Collection[int] = ()) -> tuple[str, ...]:
     """A query in DuckDB's spelling, cut where it reads: between two pieces comes what stands for a table or view.
 
     The odd pieces are numbers of `sources`, as text; each place keeps the name that the query calls it by.
+    without: selects that give no row that is needed, by their place among all selects: where one stands in a
+    union of all, only the other side is left, and so are steps that nobody reads any more.
     """
     tree = _read_again(tree.copy())
+    idle = {id(select) for number, select in enumerate(tree.find_all(exp.Select)) if number in without}
     for number, table in enumerate(list(sources(tree))):
         if not table.alias:
             table.set("alias", exp.TableAlias(this=exp.to_identifier(table.name, quoted=True)))
         table.set("this", exp.to_identifier(f"$$place {number}$$", quoted=True))
+    if idle:
+        _leave_out(tree, idle)
     return tuple(_PLACE.split(_spelled(tree)))
+
+
+def _leave_out(tree: exp.Expression, idle: set[int]) -> None:
+    for union in reversed(list(tree.find_all(exp.Union))):
+        sides = [side for side in (union.this, union.expression) if id(side) not in idle]
+        plain = not any(
+            value for key, value in union.args.items() if key not in ("this", "expression", "with_")
+        )
+        if not sides:
+            idle.add(id(union))
+        elif len(sides) == 1 and plain and union.this.named_selects == union.expression.named_selects:
+            (kept,) = sides
+            within = union.args.get("with_")
+            if union.parent is None or (within and kept.args.get("with_")):
+                continue
+            if within:
+                kept.set("with_", within.pop())
+            union.replace(kept)
+    while unread := [step for step in tree.find_all(exp.CTE) if not _is_read(step)]:
+        for step in unread:
+            within = step.parent
+            step.pop()
+            if not within.expressions:
+                within.pop()
+
+
+def _is_read(step: exp.CTE) -> bool:
+    return any(table.name.lower() == step.alias.lower() for table in step.parent.parent.find_all(exp.Table))
 
 
 def _spelled(tree: exp.Expression) -> str:

@@ -24,9 +24,10 @@ import duckdb
 
 from cryptomon_lib import bounds, sql
 from cryptomon_lib.engines import Answer, plain_types
-from cryptomon_lib.engines.files import Files, Snapshot
+from cryptomon_lib.engines.files import Files, Snapshot, is_needed
 from cryptomon_lib.errors import QueryError
-from cryptomon_lib.monitor import Monitor
+from cryptomon_lib.monitor import Monitor, open_monitor
+from cryptomon_lib.payloads import as_moment
 from cryptomon_lib.tables import TABLES
 
 # what DuckDB calls the types of the data dictionary
@@ -117,7 +118,7 @@ class Backend:
     ) -> str:
         """The query as one statement of DuckDB over the files of the snapshots seen."""
         known = self._constants(cursor, prepared, values, now, seen)
-        nodes = prepared.plan.nodes
+        nodes, views = prepared.plan.nodes, sql.views()
         used = Counter(
             number for node in nodes if isinstance(node, bounds.Step) for number in set(node.reads)
         )
@@ -127,7 +128,8 @@ class Backend:
             if isinstance(node, bounds.Read):
                 texts[number] = f"({_read(seen[node.table], node.demand, known)})"
                 continue
-            pieces = prepared.pieces if node.view is None else _pieces(self._known[node.view])
+            idle = frozenset(select for select, demand in node.branches if not is_needed(demand, known))
+            pieces = prepared.pieces if node.view is None else _pieces(views[node.view], idle)
             body = _filled(pieces, [texts[read] for read in node.reads])
             if used[number] > 1:
                 shared.append(f'"step {number}" as ({body})')
@@ -150,13 +152,72 @@ class Backend:
         return known
 
 
+def connect(
+    environment: str | Monitor | None = None, as_of: str | datetime | None = None, path: str = ":memory:"
+) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection in which all tables and views can be asked for, for whoever wants to use DuckDB itself.
+
+    environment: a name in params/, or a monitor. as_of: the moment that the views take for now; None is this one.
+    path: a database file to write the views to. **The files that they read, and their clock, are those of the call**:
+    rows that come later are not seen, and an hour after compaction the files may be gone; connect again.
+
+    On S3 the connection reads through this process; a database file is for clients that can read the bucket.
+    Each view lives in `main` under its own name; `parts` holds what views read of each other and of the files.
+    """
+    monitor = environment if isinstance(environment, Monitor) else open_monitor(environment)
+    now = as_moment(as_of) or datetime.now(UTC)
+    shared, known = _shared(monitor), sql.views()
+    names = [*(sql.base_name(table, known) for table in TABLES), *known]
+    plan, numbers = bounds.plan_all(names, known)
+    prepared = _constants_of(plan, (), known)
+    seen = {name: shared.files.newest(name) for name in prepared.tables}
+    backend = Backend(monitor)
+    with shared.cursor() as cursor:
+        values = backend._constants(cursor, prepared, {}, now, seen)
+    connection = duckdb.connect(path)
+    connection.execute("set TimeZone = 'UTC'; create schema parts")
+    if monitor.storage.is_s3:
+        connection.register_filesystem(monitor.storage.fs)
+    parts: list[str] = []
+    for number, node in enumerate(plan.nodes):
+        called = node.table if isinstance(node, bounds.Read) else node.view
+        parts.append(f'parts."{called} {number}"')
+        if isinstance(node, bounds.Read):
+            text = _read(seen[node.table], node.demand, values)
+        else:
+            text = _filled(_pieces(known[node.view], frozenset()), [parts[read] for read in node.reads])
+        connection.execute(f"create view {parts[-1]} as {sql.at_moment(text, now)}")
+    for name, number in numbers.items():
+        connection.execute(f'create view main."{name}" as select * from {parts[number]}')
+    return connection
+
+
+def write_database(monitor: Monitor, path: Path, as_of: str | datetime | None = None) -> None:
+    """A database file that any DuckDB client opens to see all tables and views, as `connect` gives them.
+
+    Raises QueryError: the file cannot be written, or is open elsewhere.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.unlink(missing_ok=True)
+        connect(monitor, as_of, str(unfinished)).close()
+        unfinished.replace(path)
+    except (duckdb.Error, OSError) as error:
+        raise QueryError(f"Cannot write {path}: {str(error).strip()}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def _prepare(text: str, known: Mapping[str, sql.View]) -> _Prepared:
     tree = sql.parsed(text)
-    plan = bounds.plan(tree, known)
+    return _constants_of(bounds.plan(tree, known), sql.pieces_for_duckdb(tree), known)
+
+
+def _constants_of(plan: bounds.Plan, pieces: tuple[str, ...], known: Mapping[str, sql.View]) -> _Prepared:
     asking = {one: f"select {one} as it" for one in plan.constants if "select" in one.lower()}
     return _Prepared(
         plan,
-        sql.pieces_for_duckdb(tree),
+        pieces,
         tuple(sorted(plan.constants - asking.keys())),
         {one: _prepare(query, known) for one, query in asking.items()},
     )
@@ -175,13 +236,13 @@ def _asked(text: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
 _constant = lru_cache(_PLANS)(sql.for_duckdb)
 
 
-def _pieces(view: sql.View) -> tuple[str, ...]:
-    if view.name not in _PIECES or _PIECES[view.name][0] is not view:
-        _PIECES[view.name] = view, sql.pieces_for_duckdb(view.tree)
-    return _PIECES[view.name][1]
+def _pieces(view: sql.View, idle: frozenset[int]) -> tuple[str, ...]:
+    if (view.text, idle) not in _spelled:
+        _spelled[view.text, idle] = sql.pieces_for_duckdb(view.tree, idle)
+    return _spelled[view.text, idle]
 
 
-_PIECES: dict[str, tuple[sql.View, tuple[str, ...]]] = {}
+_spelled: dict[tuple[str, frozenset[int]], tuple[str, ...]] = {}
 
 
 def _filled(pieces: tuple[str, ...], places: list[str]) -> str:

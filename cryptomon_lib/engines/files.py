@@ -135,6 +135,11 @@ class Snapshot:
         return self._columns[column]
 
 
+def is_needed(demand: Demand, values: Mapping[str, Any]) -> bool:
+    """Whether what the demand says of literals leaves one of its alternatives."""
+    return any(all(_literally(atom, values) for atom in part if atom.literal) for part in demand)
+
+
 def _literally(atom: Atom, values: Mapping[str, Any]) -> bool:
     wanted = [values.get(constant) for constant in atom.constants]
     return atom.of in wanted or not all(isinstance(value, str) for value in wanted)
