@@ -18,6 +18,7 @@ _NAMES = {
     "keep_latest": "latest",
     "parse_moment": "payloads",
     "Engine": "engine",
+    "connect": "engines.duckdb",
     "Facts": "facts",
     "check_views": "metrics",
     "day_report": "report",

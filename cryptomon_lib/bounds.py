@@ -117,8 +117,11 @@ def plan(tree: exp.Expression, known: Mapping[str, sql.View]) -> Plan:
 
 
 def plan_all(names: Iterable[str], known: Mapping[str, sql.View]) -> tuple[Plan, dict[str, int]]:
-    """One plan for all rows of tables and views, and the number of each by its name."""
-    planner = _Planner(known)
+    """One plan for all rows of tables and views, and the number of each by its name.
+
+    A view is there once, whoever reads it: what its readers need of it is not followed into it.
+    """
+    planner = _Planner(known, once=True)
     numbers = {name: planner.place(name, ANY, ANY, None) for name in names}
     return planner.finished(), numbers
 
@@ -126,9 +129,10 @@ def plan_all(names: Iterable[str], known: Mapping[str, sql.View]) -> tuple[Plan,
 class _Planner:
     """Builds one plan; views that need the same of all that they read are one step."""
 
-    def __init__(self, known: Mapping[str, sql.View]):
-        self.known, self.plan = known, Plan()
+    def __init__(self, known: Mapping[str, sql.View], once: bool = False):
+        self.known, self.plan, self._once = known, Plan(), once
         self._numbers: dict[Read | Step, int] = {}
+        self._views: dict[tuple, int] = {}
 
     def planned(self, tree: exp.Expression) -> Plan:
         self._step(None, tree, ANY, ANY, None)
@@ -166,6 +170,8 @@ class _Planner:
 
     def place(self, name: str, demand: Demand, since: Demand, floor: timedelta | None) -> int:
         time = _time_column(name, self.known)
+        if self._once and name in self.known:
+            demand, since, floor = ANY, ANY, None
         if time:
             demand = both(demand, _renamed(since, time))
         if name not in self.known:
@@ -177,7 +183,10 @@ class _Planner:
         if view.lookback is not None:
             floor = view.lookback if floor is None else min(floor, view.lookback)
         inner = _widened(demand, view.time, view.reach) if view.time else ANY
-        return self._step(name, view.tree, demand, inner, floor)
+        asked = name, demand, inner, floor
+        if asked not in self._views:
+            self._views[asked] = self._step(name, view.tree, demand, inner, floor)
+        return self._views[asked]
 
 
 def columns_of(name: str, known: Mapping[str, sql.View]) -> tuple[str, ...] | None:
@@ -248,6 +257,7 @@ class Analysis:
         self._columns = columns
         self.places: dict[int, Demand] = {}
         self.branches: dict[int, Demand] = {}
+        self._outputs: dict[int, tuple[str, ...] | None] = {}
 
     def query(self, node: exp.Expression, demand: Demand, steps: Mapping[str, _Named]) -> None:
         """Note what a query needs of what it reads, of whose rows `demand` is needed."""
@@ -270,6 +280,11 @@ class Analysis:
 
     def outputs(self, node: exp.Expression, steps: Mapping[str, _Named]) -> tuple[str, ...] | None:
         """The names of a query's columns; None where one cannot be told."""
+        if id(node) not in self._outputs:
+            self._outputs[id(node)] = self._find_outputs(node, steps)
+        return self._outputs[id(node)]
+
+    def _find_outputs(self, node: exp.Expression, steps: Mapping[str, _Named]) -> tuple[str, ...] | None:
         steps = dict(steps)
         within = node.args.get("with_")
         for step in within.expressions if within else ():
@@ -673,4 +688,7 @@ def _closed(found: dict[int, set[Atom]], same) -> dict[int, frozenset[Atom]]:
 
 
 def _text(node: exp.Expression) -> str:
-    return node.sql(dialect="trino", comments=False)
+    # views are looked at again and again, and writing SQL is slow
+    if "trino" not in node.meta:
+        node.meta["trino"] = node.sql(dialect="trino", comments=False)
+    return node.meta["trino"]

@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -101,6 +100,9 @@ def sql(
     query: Annotated[str, typer.Argument(help="Trino SQL over tables and views.")],
     as_of: AsOf = "",
     csv: Annotated[bool, typer.Option("--csv", help="Comma-separated, all rows.")] = False,
+    engine: Annotated[
+        str, typer.Option(help="duckdb, athena or trino; that of the params where not given.")
+    ] = "",
     environment: Environment = "local",
     flags: Flags = [],  # noqa: B006
 ) -> None:
@@ -110,9 +112,9 @@ def sql(
     from cryptomon_lib.engine import Engine
     from cryptomon_lib.monitor import open_monitor
 
-    _choose(environment, flags)
-    started = time.perf_counter()
-    rows = Engine(open_monitor(environment), as_of or None).query(query)
+    _choose(environment, [*flags, *([f"engine={engine}"] if engine else [])])
+    asked = Engine(open_monitor(environment), as_of or None)
+    rows, took = asked.query(query), asked.last
     if csv:
         arrow_csv.write_csv(rows, sys.stdout.buffer)
         return
@@ -121,7 +123,25 @@ def sql(
         [[_shown(value) for value in row.values()] for row in rows.slice(0, 50).to_pylist()],
     )
     more = ", the first 50 shown (--csv gives all)" if rows.num_rows > 50 else ""
-    typer.echo(f"{rows.num_rows:,} rows in {time.perf_counter() - started:.2f} s{more}", err=True)
+    scanned = "" if took.bytes_scanned is None else f", {took.bytes_scanned / 1e6:,.1f} MB scanned"
+    billed = "" if took.cost_usd is None else f", {took.cost_usd:.6f} USD"
+    typer.echo(f"{took.rows:,} rows in {took.seconds:.2f} s{scanned}{billed}{more}", err=True)
+
+
+@app.command()
+def duckdb(
+    path: Annotated[Path, typer.Argument(help="The database file to write, or to write anew.")],
+    as_of: AsOf = "",
+    environment: Environment = "local",
+    flags: Flags = [],  # noqa: B006
+) -> None:
+    """Write a database file in which any DuckDB client sees all tables and views, as they are now."""
+    from cryptomon_lib.engines.duckdb import write_database
+    from cryptomon_lib.monitor import open_monitor
+
+    _choose(environment, flags)
+    write_database(open_monitor(environment), path, as_of or None)
+    typer.echo(f"{path}: open it with any DuckDB client; write it anew to see what came later")
 
 
 @app.command("set-up")

@@ -17,7 +17,7 @@ from cryptomon_lib import sql
 from cryptomon_lib.engines import open_backend
 from cryptomon_lib.errors import QueryError
 from cryptomon_lib.monitor import Monitor
-from cryptomon_lib.payloads import parse_moment, truncated
+from cryptomon_lib.payloads import as_moment
 from cryptomon_lib.tables import TABLES
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Engine:
 
     def __init__(self, monitor: Monitor, as_of: str | datetime | None = None):
         self.monitor = monitor
-        self._as_of = truncated(parse_moment(as_of) if isinstance(as_of, str) else as_of) if as_of else None
+        self._as_of = as_moment(as_of)
         self._backend = open_backend(monitor)
         self._own = threading.local()
 

@@ -167,6 +167,17 @@ def parse_moment(text: str) -> datetime:
     return moment
 
 
+def as_moment(given: str | datetime | None) -> datetime | None:
+    """A moment in UTC, in whole milliseconds; one that names no zone is of UTC.
+
+    Raises PayloadError: it is text, and no time.
+    """
+    if not given:
+        return None
+    moment = parse_moment(given) if isinstance(given, str) else given
+    return truncated(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
 def _header(key: str, packed: bytes) -> tuple[int, bytes]:
     """File time and comment of a gzip header."""
     if len(packed) < 18 or packed[:3] != _MAGIC:

@@ -333,7 +333,7 @@ def _spliced(text: str, spans: list[tuple[int, int, str]]) -> str:
 
 def for_duckdb(text: str) -> str:
     """A query in DuckDB's spelling; `now` in it is a placeholder that `at_moment` fills."""
-    return _spelled(_read_again(parsed(text).copy()))
+    return _spelled(_read_again(parse(text)))
 
 
 def pieces_for_duckdb(tree: exp.Expression, without: Collection[int] = ()) -> tuple[str, ...]:
@@ -383,7 +383,7 @@ def _is_read(step: exp.CTE) -> bool:
 
 
 def _spelled(tree: exp.Expression) -> str:
-    return tree.transform(_rewrite).sql(dialect="duckdb", comments=False)
+    return tree.transform(_rewrite, copy=False).sql(dialect="duckdb", comments=False, copy=False)
 
 
 def at_moment(spelled: str, now: datetime) -> str:

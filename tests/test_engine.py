@@ -5,14 +5,17 @@ import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb as plain_duckdb
 import pyarrow as pa
 import pytest
 
+from cryptomon_lib import connect, sql
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.engines import duckdb
 from cryptomon_lib.errors import ConfigError, PayloadError, QueryError
 from cryptomon_lib.lake import Batch, Lake
 from cryptomon_lib.storage import Storage
+from cryptomon_lib.tables import TABLES
 
 NOON = datetime(2026, 7, 27, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -284,3 +287,45 @@ def test_a_file_that_is_gone_is_an_error_and_not_fewer_rows(local, ticks):
     Path(local.lake.files("ticks")[0].path).unlink()
     with pytest.raises(QueryError, match="DuckDB refuses"):
         Engine(local, NOON).query("select * from ticks")
+
+
+# ---- for whoever uses DuckDB itself
+
+
+def test_any_duckdb_client_sees_every_table_and_view_as_the_engine_gives_it(three_days, tmp_path):
+    now, path = datetime(2026, 7, 27, 12, 0, 30, tzinfo=UTC), tmp_path / "monitor.duckdb"
+    engine = Engine(three_days, now)
+    duckdb.write_database(three_days, path, now)
+    duckdb.write_database(three_days, path, now)
+    opened = [connect(three_days, now), plain_duckdb.connect(str(path), read_only=True)]
+    offered = {
+        row[0]
+        for row in opened[1]
+        .execute("select view_name from duckdb_views() where schema_name = 'main'")
+        .fetchall()
+    }
+    assert {sql.base_name(name, sql.views()) for name in TABLES} | set(sql.views()) <= offered
+    for name in ("ticks", "stored_latest", "now_1h", "rank_24h", "volume_1m", "candles"):
+        text = f"select count(*) as n, min(market_id) as low, max(market_id) as high from {name}"
+        (expected,) = engine.query(text).to_pylist()
+        for connection in opened:
+            assert connection.execute(text).fetchall() == [tuple(expected.values())], name
+    for connection in opened:
+        connection.close()
+    assert [one.name for one in tmp_path.iterdir()] == ["monitor.duckdb"]
+
+
+def test_a_connection_reads_from_s3(s3, open_at, ticks):
+    monitor = open_at(s3.root, s3.endpoint_url)
+    monitor.lake.append("ticks", [Batch("a", ticks())])
+    with connect(monitor, NOON) as connection:
+        assert connection.execute("select price from newest_ticks").fetchall() == [(100.0,), (100.0,)]
+
+
+def test_a_database_that_cannot_be_written_is_told(local, tmp_path):
+    with pytest.raises(QueryError, match="Cannot write"):
+        duckdb.write_database(local, tmp_path / "no" / "folder" / "x.duckdb")
+
+
+def test_a_moment_that_names_no_zone_is_of_utc(local):
+    assert Engine(local, NOON.replace(tzinfo=None)).now == NOON == Engine(local, "2026-07-27 12:00").now

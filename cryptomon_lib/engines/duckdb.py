@@ -58,15 +58,13 @@ class Backend:
 
     def __init__(self, monitor: Monitor):
         self.monitor = monitor
-        self._known: Mapping[str, sql.View] | None = None
-        self._prepared: dict[str, _Prepared] = {}
 
     def run(self, text: str, values: dict[str, Any], now: datetime | None) -> Answer:
         """The rows of one checked Trino query.
 
         Raises QueryError: DuckDB refuses it.
         """
-        prepared, shared = self._prepare(text), _shared(self.monitor)
+        prepared, shared = _prepare(text, sql.views()), _shared(self.monitor)
         now = now or datetime.now(UTC)
         for _ in range(_TRIES):
             seen = {name: shared.files.newest(name) for name in prepared.tables}
@@ -93,7 +91,8 @@ class Backend:
         self, text: str, values: Mapping[str, Any] | None = None, now: datetime | None = None
     ) -> list[tuple[str, list[str]]]:
         """For each place where a query reads a table: the table, and the files that are read there."""
-        prepared, shared, values = self._prepare(text), _shared(self.monitor), dict(values or {})
+        prepared, shared = _prepare(text, sql.views()), _shared(self.monitor)
+        values = dict(values or {})
         seen = {name: shared.files.newest(name) for name in prepared.tables}
         with shared.cursor() as cursor:
             known = self._constants(cursor, prepared, values, now or datetime.now(UTC), seen)
@@ -104,14 +103,6 @@ class Backend:
         ]
 
     # ---- from a text to a statement
-
-    def _prepare(self, text: str) -> _Prepared:
-        known = sql.views()
-        if self._known is not known or len(self._prepared) > _PLANS:
-            self._known, self._prepared = known, {}
-        if text not in self._prepared:
-            self._prepared[text] = _prepare(text, known)
-        return self._prepared[text]
 
     def _statement(
         self, cursor, prepared: _Prepared, values: Mapping, now: datetime, seen: Mapping[str, Snapshot]
@@ -162,7 +153,7 @@ def connect(
     rows that come later are not seen, and an hour after compaction the files may be gone; connect again.
 
     On S3 the connection reads through this process; a database file is for clients that can read the bucket.
-    Each view lives in `main` under its own name; `parts` holds what views read of each other and of the files.
+    `main` has them under their own names; `parts` holds what they read of the files.
     """
     monitor = environment if isinstance(environment, Monitor) else open_monitor(environment)
     now = as_moment(as_of) or datetime.now(UTC)
@@ -178,17 +169,17 @@ def connect(
     connection.execute("set TimeZone = 'UTC'; create schema parts")
     if monitor.storage.is_s3:
         connection.register_filesystem(monitor.storage.fs)
-    parts: list[str] = []
+    called: list[str] = []
     for number, node in enumerate(plan.nodes):
-        called = node.table if isinstance(node, bounds.Read) else node.view
-        parts.append(f'parts."{called} {number}"')
         if isinstance(node, bounds.Read):
+            called.append(f'parts."{node.table} {number}"')
             text = _read(seen[node.table], node.demand, values)
         else:
-            text = _filled(_pieces(known[node.view], frozenset()), [parts[read] for read in node.reads])
-        connection.execute(f"create view {parts[-1]} as {sql.at_moment(text, now)}")
-    for name, number in numbers.items():
-        connection.execute(f'create view main."{name}" as select * from {parts[number]}')
+            called.append(f'main."{node.view}"')
+            text = _filled(_pieces(known[node.view], frozenset()), [called[read] for read in node.reads])
+        connection.execute(f"create view {called[-1]} as {sql.at_moment(text, now)}")
+    for name in names[: len(TABLES)]:
+        connection.execute(f'create view main."{name}" as select * from {called[numbers[name]]}')
     return connection
 
 
@@ -209,8 +200,17 @@ def write_database(monitor: Monitor, path: Path, as_of: str | datetime | None = 
 
 
 def _prepare(text: str, known: Mapping[str, sql.View]) -> _Prepared:
-    tree = sql.parsed(text)
-    return _constants_of(bounds.plan(tree, known), sql.pieces_for_duckdb(tree), known)
+    if text not in _plans or _plans[text][0] is not known:
+        if len(_plans) > _PLANS:
+            _plans.clear()
+        tree = sql.parsed(text)
+        plan = bounds.plan(tree, known)
+        _plans[text] = known, _constants_of(plan, sql.pieces_for_duckdb(tree), known)
+    return _plans[text][1]
+
+
+# a process asks the same again and again, of engines that come and go
+_plans: dict[str, tuple[Mapping[str, sql.View], _Prepared]] = {}
 
 
 def _constants_of(plan: bounds.Plan, pieces: tuple[str, ...], known: Mapping[str, sql.View]) -> _Prepared:
