@@ -185,7 +185,13 @@ class Maker:
         if kind == 8:
             return self.joined(one, self.query(depth - 1))
         if kind == 9:
-            return f"select id, t + interval '5' hour as t, v from ({one}) as {name} {narrow}"
+            moved = [
+                "t + interval '5' hour",
+                "t - interval '90' minute",
+                "date_trunc('hour', t)",
+                "date_trunc('day', t)",
+            ]
+            return f"select distinct id, {self.chance.choice(moved)} as t, v from ({one}) as {name} {narrow}"
         if kind == 10:
             return (
                 f"with {name} as ({one}) select id, t, v from {name} where {self.condition('')} "

@@ -46,6 +46,7 @@ class _Prepared:
     pieces: tuple[str, ...]
     constants: tuple[str, ...]
     queries: Mapping[str, "_Prepared"]
+    known: Mapping[str, sql.View]
 
     @cached_property
     def tables(self) -> frozenset[str]:
@@ -109,7 +110,7 @@ class Backend:
     ) -> str:
         """The query as one statement of DuckDB over the files of the snapshots seen."""
         known = self._constants(cursor, prepared, values, now, seen)
-        nodes, views = prepared.plan.nodes, sql.views()
+        nodes = prepared.plan.nodes
         used = Counter(
             number for node in nodes if isinstance(node, bounds.Step) for number in set(node.reads)
         )
@@ -120,7 +121,7 @@ class Backend:
                 texts[number] = f"({_read(seen[node.table], node.demand, known)})"
                 continue
             idle = frozenset(select for select, demand in node.branches if not is_needed(demand, known))
-            pieces = prepared.pieces if node.view is None else _pieces(views[node.view], idle)
+            pieces = prepared.pieces if node.view is None else _pieces(prepared.known[node.view], idle)
             body = _filled(pieces, [texts[read] for read in node.reads])
             if used[number] > 1:
                 shared.append(f'"step {number}" as ({body})')
@@ -220,6 +221,7 @@ def _constants_of(plan: bounds.Plan, pieces: tuple[str, ...], known: Mapping[str
         pieces,
         tuple(sorted(plan.constants - asking.keys())),
         {one: _prepare(query, known) for one, query in asking.items()},
+        known,
     )
 
 
