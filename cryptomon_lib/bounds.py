@@ -223,8 +223,10 @@ def _widened(demand: Demand, time: str, reach: timedelta) -> Demand:
 
 
 def _of_columns(demand: Demand, table: str) -> Demand:
-    """Only the conditions that a table's log knows something of: times, texts, and those on literals."""
-    useful = {column.name for column in TABLES[table].columns if column.type in ("time", "text")}
+    """Only the conditions by which files differ: on times, partitions, and what rows are sorted by."""
+    described = TABLES[table]
+    useful = {column.name for column in described.columns if column.type == "time"}
+    useful |= {*described.partition_by, described.key[0]}
     kept = frozenset(frozenset(a for a in part if a.literal or a.of in useful) for part in demand)
     return either(kept, NOTHING)
 

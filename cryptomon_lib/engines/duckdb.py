@@ -139,7 +139,7 @@ class Backend:
             known.update(_evaluated(cursor, prepared.constants, values, now))
         for text, query in prepared.queries.items():
             statement = self._statement(cursor, query, values, now, seen)
-            found = cursor.execute(statement, _asked(text, values)).fetchall()
+            found = cursor.execute(statement, _asked(f"select {text}", values)).fetchall()
             known[text] = found[0][0] if len(found) == 1 else None
         return known
 
