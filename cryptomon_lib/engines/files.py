@@ -80,6 +80,24 @@ class Snapshot:
             max(until) if until and None not in until else None,
         )
 
+    def only(self, demand: Demand, values: Mapping[str, Any]) -> list[str] | None:
+        """The values of the column that rows are sorted by which the demand asks for; None where it takes any."""
+        lead, wanted = TABLES[self.name].key[0], set()
+        if self._types[lead] != "text":
+            return None
+        for part in demand:
+            asked = [
+                {values.get(constant) for constant in atom.constants}
+                for atom in part
+                if atom.of == lead and atom.how == "in" and not atom.literal
+            ]
+            texts = [one for one in asked if all(isinstance(value, str) for value in one)]
+            if is_needed(frozenset({part}), values):
+                if not texts:
+                    return None
+                wanted |= min(texts, key=len)
+        return sorted(wanted)
+
     def _may(self, atom: Atom, values: Mapping[str, Any]) -> np.ndarray | bool:
         if atom.literal:
             return _literally(atom, values)
