@@ -156,9 +156,10 @@ def _run(environment: str, name: str, kernels: Kernels) -> str:
 
 # what a line about a run says: facts that notebooks show, always or only where they are not 0
 _TOLD = {"stored": "payloads", "rows": "rows", "spikes": "spikes"}
-_SEEN = {"told": "notices told"}
+_SEEN = {"told": "notices told", "filled": "minutes filled", "warnings": "warnings"}
 _WRONG = {
     "failed": "calls failed",
+    "critical": "critical findings",
     "quarantined": "payloads in quarantine",
     "waiting": "notices wait for their receiver",
     "parked": "notices given up",
