@@ -38,6 +38,7 @@ from cryptomon_lib.holes import (
     Span,
     common,
     first_polls,
+    load_holes,
     load_judged,
     minute_of,
     moment_of,
@@ -185,6 +186,8 @@ class _Run:
         self.engine = Engine(monitor, now if as_of else None)
         self.done = Backfilled()
         self.chosen: dict[str, tuple[str, Instrument]] = {}
+        # of these the history is looked for too, of the others only what is known to be missing
+        self.followed: set[str] = set()
         # by market: minutes with a candle, as far back as this run looks
         self.have: dict[str, set[int]] = defaultdict(set)
         # asked for, answered, and older than any candle known so far
@@ -199,13 +202,18 @@ class _Run:
         if not with_candles:
             raise ConfigError(f"None of {', '.join(names) or 'no exchanges'} has candles to fill holes from.")
         wanted = {market.upper() for market in markets or self.monitor.settings.watchlist}
+        # what an earlier run was asked for and could not fill is not forgotten
+        waiting = set() if markets else {one.subject for one in load_holes(self.monitor) if one.state == OPEN}
         offered: set[str] = set()
         for name in with_candles:
             for one in self.poll.instruments(name, "candles", self.now).values():
-                pair = f"{one.base}-{one.quote}"
+                pair, market = f"{one.base}-{one.quote}", f"{name}:{name}:{one.symbol}"
                 offered.add(pair)
                 if pair in wanted and one.kind == "spot" and (one.trading or markets):
-                    self.chosen[f"{name}:{name}:{one.symbol}"] = name, one
+                    self.chosen[market] = name, one
+                    self.followed.add(market)
+                elif market in waiting:
+                    self.chosen[market] = name, one
         absent = wanted - offered if markets else set()
         if absent:
             first = min(absent)
@@ -226,7 +234,8 @@ class _Run:
         def change(holes: list[Hole]) -> list[Hole]:
             self._look(holes)
             for market, (source, _) in self.chosen.items():
-                holes = self._with_history(holes, market, source, history[market], polled.get(source))
+                if market in self.followed:
+                    holes = self._with_history(holes, market, source, history[market], polled.get(source))
                 holes = self._without_what_is_there(holes, market)
                 holes = self._without_what_is_gone(holes, market, source)
             return holes
@@ -283,7 +292,7 @@ class _Run:
         for market in self.chosen:
             left = size(self._open(holes, market))
             self.done.minutes[market]["open"] = left
-            if not left:
+            if not left and market in self.followed:
                 have = judged.get(market, (self.minute, self.minute - RECENT))
                 judged[market] = (min(have[0], self.since), have[1])
             if not self.done.minutes[market].total():

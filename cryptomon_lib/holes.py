@@ -42,12 +42,13 @@ _BOUNDS = (
     f"{{time}} > {_NOW} - interval '24' hour and {{time}} <= {_NOW} "
     f"and day >= cast(date({_NOW} - interval '24' hour) as varchar)"
 )
-# the first minute of each subject that is there: what is before it is judged by what is known of earlier days
+# the first minute of each source and followed market that is there: what is before it is judged by earlier looks
 _FIRST = (
     f"select source as subject, source, min(collected_at) as first_at from ticks "
     f"where {_BOUNDS.format(time='collected_at')} group by source union all "
     f"select market_id as subject, max(source) as source, min(opened_at) + interval '60' second as first_at "
-    f"from candles where interval_s = 60 and {_BOUNDS.format(time='opened_at')} group by market_id"
+    f"from candles where interval_s = 60 and coalesce(origin, 'live') <> 'backfill' "
+    f"and {_BOUNDS.format(time='opened_at')} group by market_id"
 )
 
 Span = tuple[int, int]

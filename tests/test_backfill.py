@@ -391,6 +391,20 @@ def test_a_call_that_fails_leaves_its_hole_open_with_the_reason_and_the_next_run
     assert fill_holes(polled, "1h", ["BTC-USD"], ["coinbase"], as_of=START).minutes[COINBASE]["filled"] == 595
 
 
+def test_what_was_asked_for_once_and_failed_is_asked_for_by_the_next_run_of_the_watchlist(polled, simulator):
+    simulator.set_faults([{"kind": "500", "exchange": "coinbase", "route": "candles"}])
+    fill_holes(polled, "1h", ["SOL-USD"], ["coinbase"], as_of=START)
+    simulator.set_faults([])
+    done = fill_holes(polled, "2h", as_of=START)
+    assert done.minutes["coinbase:coinbase:SOL-USD"]["filled"] == 55
+    assert done.minutes[COINBASE]["filled"] == 115
+    # it is on no watchlist: what it lacks later is nobody's loss
+    live(polled, 30)
+    note_holes(polled, START + 40 * MINUTE)
+    assert not [one for one in load_holes(polled) if one.state == OPEN and "SOL" in one.subject]
+    assert [one for one in load_holes(polled) if one.state == OPEN and one.subject == COINBASE]
+
+
 def test_a_source_that_fails_again_and_again_is_left_alone_until_the_next_run(polled, simulator):
     simulator.set_faults([{"kind": "500", "exchange": "coinbase", "route": "candles"}])
     done = fill_holes(polled, "20d", ["BTC-USD"], ["coinbase"], as_of=START)

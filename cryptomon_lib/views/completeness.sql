@@ -3,7 +3,7 @@
 -- units: minutes, for price and volume_1m those of all markets together; share is a fraction
 -- lookback: 24 h
 -- why: a metric over a day is worth as much as the day is complete. ticks counts polls. A market is followed where
---      it has candles; its minute counts where a tick or a candle has it. filled are those samples that no poll
+--      it has candles that came live; its minute counts where a tick or a candle has it. filled are those samples that no poll
 --      brought when it was due: prices that are a candle's close, volumes of candles that were asked for later.
 --      untraded minutes are complete too: the exchange was asked again and nothing was traded. lost ones cannot be
 --      had any more.
@@ -38,6 +38,7 @@ followed as (
         market_id,
         max(source) as source
     from candled
+    where coalesce(origin, 'live') <> 'backfill'
     group by market_id
 ),
 

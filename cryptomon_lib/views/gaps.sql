@@ -2,7 +2,7 @@
 -- grain: subject, measure, from_at
 -- units: minutes; from_at and to_at are the first and the last missing minute, each named by its end
 -- lookback: 24 h
--- why: what is not looked for is not found. A market is followed where it has candles, and its minute is there when
+-- why: what is not looked for is not found. A market is followed where it has candles that came live, and its minute is there when
 --      a tick or a candle has it. Of a run's minutes, untraded are those that the exchange was asked for again and
 --      had no trade in, lost those that cannot be had any more (both as the table holes says), open the rest. The
 --      last 4 minutes are left out: the next poll may still bring them. A run begins after a minute that is there:
@@ -28,6 +28,7 @@ followed as (
     from candles
     where
         interval_s = 60
+        and coalesce(origin, 'live') <> 'backfill'
         and day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour) as varchar)
         and opened_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour
         and opened_at <= cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '60' second
