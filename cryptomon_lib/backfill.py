@@ -260,8 +260,9 @@ class _Run:
         while asks and time.monotonic() < ends:
             now, asks = asks[:_ROUND], asks[_ROUND:]
             with ThreadPoolExecutor(self.monitor.settings.fetch.workers) as pool:
-                made = list(zip(now, pool.map(ask_one, now), strict=True))
-            now, outcomes = zip(*[pair for pair in made if pair[1]] or [((), ())], strict=True)
+                made = list(pool.map(ask_one, now))
+            now = [ask for ask, outcome in zip(now, made, strict=True) if outcome]
+            outcomes = [outcome for outcome in made if outcome]
             payloads = [self._payload(outcome.key) for outcome in outcomes]
             queued = [one.key for one in outcomes if one.state in ("stored", "already")]
             self.done.rows += flatten_payloads(self.monitor, keys=queued).rows

@@ -411,8 +411,14 @@ def test_a_source_that_fails_again_and_again_is_left_alone_until_the_next_run(po
     assert done.failed == candle_calls(simulator) == 16 and done.minutes[COINBASE]["open"] == 20 * 1440 - 5
 
 
-def test_a_run_that_is_out_of_time_leaves_the_rest_to_the_next(polled):
+def test_a_run_that_is_out_of_time_leaves_the_rest_to_the_next(polled, monkeypatch):
     assert fill_holes(polled, "10h", ["BTC-USD"], as_of=START, seconds=0).calls == 0
+    ticking = iter([0.0, 0.0, 1.0, 0.0, *[9.0] * 99])
+    # the first call of the round begins in time, the others do not
+    monkeypatch.setattr("cryptomon_lib.backfill.time.monotonic", lambda: next(ticking))
+    monkeypatch.setattr("cryptomon_lib.backfill._ROUND", 1)
+    assert fill_holes(polled, "10h", ["BTC-USD"], as_of=START, seconds=5).calls == 1
+    monkeypatch.undo()
     assert fill_holes(polled, "10h", ["BTC-USD"], as_of=START).count("open") == 0
 
 
