@@ -8,12 +8,12 @@ is taken up by the next, since what to ask for follows from the tables.
 import logging
 import math
 import re
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 import pandas as pd
 
@@ -251,13 +251,13 @@ class _Run:
     ) -> None:
         """Make the calls, a round at a time; after each, what it brought is in the tables."""
         of, empty = len(asks), Counter()
-        ends = time.monotonic() + seconds if seconds is not None else math.inf
+        ends = monotonic() + seconds if seconds is not None else math.inf
 
         def ask_one(ask: Ask) -> Outcome | None:
-            return self.poll.one(self.now, ask.request) if time.monotonic() < ends else None
+            return self.poll.one(self.now, ask.request) if monotonic() < ends else None
 
         progress(0, of)
-        while asks and time.monotonic() < ends:
+        while asks and monotonic() < ends:
             now, asks = asks[:_ROUND], asks[_ROUND:]
             with ThreadPoolExecutor(self.monitor.settings.fetch.workers) as pool:
                 made = list(pool.map(ask_one, now))

@@ -415,7 +415,7 @@ def test_a_run_that_is_out_of_time_leaves_the_rest_to_the_next(polled, monkeypat
     assert fill_holes(polled, "10h", ["BTC-USD"], as_of=START, seconds=0).calls == 0
     ticking = iter([0.0, 0.0, 1.0, 0.0, *[9.0] * 99])
     # the first call of the round begins in time, the others do not
-    monkeypatch.setattr("cryptomon_lib.backfill.time.monotonic", lambda: next(ticking))
+    monkeypatch.setattr("cryptomon_lib.backfill.monotonic", lambda: next(ticking))
     monkeypatch.setattr("cryptomon_lib.backfill._ROUND", 1)
     assert fill_holes(polled, "10h", ["BTC-USD"], as_of=START, seconds=5).calls == 1
     monkeypatch.undo()
