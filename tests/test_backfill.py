@@ -225,6 +225,19 @@ def test_holes_follow_the_gaps_and_a_second_look_changes_nothing(monitor, keep):
     assert rows_of(monitor) == expected and monitor.lake.open("holes").version() == version
 
 
+@pytest.mark.s3
+def test_holes_are_kept_on_s3_too(s3, open_at, table_of):
+    monitor = open_at(s3.root, s3.endpoint_url)
+    rows = [
+        {"market_id": "kraken:kraken:BTC-USD", "collected_at": START + minute * MINUTE, "price": 1.0}
+        for minute in (*range(10), *range(13, 30))
+    ]
+    monitor.lake.append("ticks", [Batch("a", table_of("ticks", rows))])
+    for minutes in (30, 31, 32):
+        note_holes(monitor, START + minutes * MINUTE)
+    assert rows_of(monitor) == [("kraken", "ticks", 10, 12, 3, UNFILLABLE)]
+
+
 def test_a_hole_whose_minutes_come_after_all_is_filled(monitor, keep):
     keep("ticks", range(30))
     keep("candles", [*range(0, 10), *range(15, 30)])
