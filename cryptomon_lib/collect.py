@@ -247,8 +247,9 @@ class Poll:
                     url,
                     exchange=request.source,
                     refused=refused,
-                    # no candle is no fault: nothing was traded; nor is a page beyond the last
-                    may_be_empty=request.endpoint == "candles" or (request.page or 1) > 1,
+                    # without markets something is wrong; no candle, no trade, a page beyond the last are answers
+                    may_be_empty=request.endpoint not in ("tickers", "instruments")
+                    or (request.page or 1) > 1,
                     elsewhere=getattr(module, "ELSEWHERE", None),
                     headers={**headers, **as_of},
                 )

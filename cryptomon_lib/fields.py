@@ -93,8 +93,10 @@ def _getter(path: str) -> Callable[[Any], Any]:
     place, inner = int(at), attrgetter(name) if name else None
 
     def placed(row: Any) -> Any:
-        values = inner(row) if inner else row
-        return values[place] if len(values) > place else None
+        try:
+            return inner(row)[place] if inner else row[place]
+        except IndexError:
+            return None
 
     return placed
 

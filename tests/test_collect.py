@@ -439,3 +439,77 @@ def test_a_host_of_an_exchange_that_is_not_known_is_refused(local, open_at):
         collect_payloads(open_at(local.storage.root, hosts={"krakn": "http://127.0.0.1:1"}), ["kraken"])
     with pytest.raises(ConfigError, match="No exchange to poll"):
         collect_payloads(open_at(local.storage.root, exchanges=[]))
+
+
+def test_routes_with_queries_several_an_exchange_and_templates_are_archived_and_counted(local, open_at, api):
+    api.answers["/api/v3/depth"] = b'{"lastUpdateId": 1, "bids": [["1", "2"]], "asks": [["3", "4"]]}'
+    api.answers["/api/v3/trades"] = b'[{"id": 1, "price": "1", "qty": "2"}]'
+    api.answers["/api/v3/exchangeInfo"] = json.dumps(
+        {
+            "symbols": [
+                {"symbol": "BTCUSDT", "baseAsset": "BTC", "quoteAsset": "USDT", "status": "TRADING"},
+                {"symbol": "ETHUSDT", "baseAsset": "ETH", "quoteAsset": "USDT", "status": "TRADING"},
+                {"symbol": "OLDUSDT", "baseAsset": "OLD", "quoteAsset": "USDT", "status": "BREAK"},
+            ]
+        }
+    ).encode()
+    api.answers["/api/v3/ticker/24hr"] = b'[{"symbol": "BTCUSDT", "lastPrice": "2"}]'
+    api.answers["/api/v3/klines"] = b"[]"
+    monitor = open_at(
+        local.storage.root,
+        hosts={"binance": api.url},
+        endpoints={
+            "binance": [
+                "/api/v3/depth?symbol={symbol}&limit=5",
+                "/api/v3/trades?symbol=BTCUSDT",
+                # the same route as tickers and candles, for something else
+                "/api/v3/ticker/24hr?symbol=BTCUSDT",
+                "/api/v3/klines?symbol={base}{quote}&interval=5m",
+            ]
+        },
+        watchlist=["BTC-USDT", "ETH-USDT", "OLD-USDT"],
+        min_markets=1,
+    )
+    collected = collect_payloads(monitor, ["binance"], as_of=NOON)
+    assert collected.count("failed") == 0
+    named = sorted(one.key.split("/", 2)[2] for one in collected.outcomes if one.endpoint.startswith("/"))
+    day = "2026-07-27/20260727T120000Z.json.gz"
+    assert named == [
+        f"api/v3/depth~symbol=BTCUSDT~limit=5/{day}",
+        f"api/v3/depth~symbol=ETHUSDT~limit=5/{day}",
+        f"api/v3/klines~symbol=BTCUSDT~interval=5m/{day}",
+        f"api/v3/klines~symbol=ETHUSDT~interval=5m/{day}",
+        f"api/v3/ticker/24hr~symbol=BTCUSDT/{day}",
+        f"api/v3/trades~symbol=BTCUSDT/{day}",
+    ]
+    done = flatten_payloads(monitor)
+    # the tickers and two markets' candles, which had none, are flattened; the rest, and the list of instruments, is
+    # archived as it came
+    assert (done.unflattened, done.quarantined, done.rows) == (7, 0, 1)
+    archived = {one.key.split("/", 2)[2] for one in monitor.storage.objects("archive")}
+    assert set(named) <= archived
+    key = f"archive/data-api.binance.vision/{named[0]}"
+    assert unpack(key, monitor.storage.get(key)).body == api.answers["/api/v3/depth"]
+
+
+def test_a_template_with_an_unknown_word_says_which_there_are(polled):
+    monitor = polled(endpoints={"binance": ["/api/v3/depth?symbol={pair}"]}, watchlist=["BTC-USDT"])
+    with pytest.raises(ConfigError, match=r"known are \{symbol\}, \{base\}, \{quote\}"):
+        collect_payloads(monitor, ["binance"], as_of=NOON)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_pages_of_a_list_are_one_slot_and_its_key_travels_in_the_header(
+    given, local, open_at, api, monkeypatch
+):
+    monkeypatch.setenv("SOME_NAME", "not-to-be-seen")
+    coins = [{"id": f"coin-{n}", "symbol": "c", "current_price": n + 1} for n in range(20)]
+    api.answers["/api/v3/coins/markets"] = json.dumps(coins).encode()
+    keys = {"coingecko": "SOME_NAME"} if given else {}
+    monitor = open_at(local.storage.root, hosts={"coingecko": api.url}, keys=keys)
+    collected = collect_payloads(monitor, ["coingecko"], as_of=NOON)
+    assert [one.state for one in collected.outcomes] == ["stored"] * 4
+    assert {one.get("x-cg-demo-api-key") for one in api.seen} == {"not-to-be-seen" if given else None}
+    folder = "ingest/api.coingecko.com/api/v3/coins/markets~vs_currency=usd~per_page=250~page="
+    assert {key.split("/2026")[0] for key in queued(monitor)} == {f"{folder}{n}" for n in (1, 2, 3, 4)}
+    assert not any(b"not-to-be-seen" in monitor.storage.get(key) for key in queued(monitor))
