@@ -191,7 +191,7 @@ class Maker:
                 "date_trunc('hour', t)",
                 "date_trunc('day', t)",
             ]
-            return f"select distinct id, {self.chance.choice(moved)} as t, v from ({one}) as {name} {narrow}"
+            return f"select distinct id, {self.chance.choice(moved)} as t, 1e0 as v from ({one}) as {name} {narrow}"
         if kind == 10:
             return (
                 f"with {name} as ({one}) select id, t, v from {name} where {self.condition('')} "
