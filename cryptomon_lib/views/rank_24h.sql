@@ -6,39 +6,41 @@
 -- why: three markets with deviations of 100, 200 and 300 rank 3/3, 2/3 and 1/3; ties share the better place.
 --      Deviations of SHIB and BTC have no common unit: rank_24h_in_quote compares within a quote currency and
 --      rank_cv_24h by the coefficient of variation. Null with fewer than 60 of the 1,440 samples.
-with spot as (
+with measured as (
     select
         measures_24h.market_id,
         measures_24h.measure,
+        newest_ticks.kind,
         newest_ticks.quote,
         measures_24h.mean,
         measures_24h.samples,
         measures_24h.expected,
         case
-            when measures_24h.samples >= 60
+            when newest_ticks.kind = 'spot' and measures_24h.samples >= 60
                 then sqrt(measures_24h.m2 / nullif(measures_24h.samples - 1, 0))
         end as stddev_24h
     from measures_24h
     inner join newest_ticks on measures_24h.market_id = newest_ticks.market_id
-    where newest_ticks.kind = 'spot'
 ),
 
 varied as (
     select
         market_id,
         measure,
+        kind,
         quote,
         samples,
         expected,
         stddev_24h,
         stddev_24h / nullif(abs(mean), 0e0) as cv_24h
-    from spot
+    from measured
 ),
 
 ranked as (
     select
         market_id,
         measure,
+        kind,
         quote,
         samples,
         expected,
@@ -70,6 +72,7 @@ final as (
         samples,
         expected
     from ranked
+    where kind = 'spot'
 )
 
 select
