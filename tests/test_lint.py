@@ -2,7 +2,7 @@
 
 import pytest
 
-from cryptomon_lib import lint, metrics, sql
+from cryptomon_lib import cli, lint, metrics, sql
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.errors import MetricError
 from cryptomon_lib.tables import TABLES
@@ -236,3 +236,26 @@ def test_a_view_of_one_s_own_takes_no_name_of_the_project(name, says, mine):
     (mine / f"{name}.sql").write_text(HEADER + "select market_id from candles\n")
     assert says in sql.unusable()[name]
     assert "candles" not in sql.views().get(name, sql.views()["latest"]).reads
+
+
+# ---- the command
+
+
+def test_the_command_checks_all_files_or_those_that_it_is_given(tmp_path, monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["cryptomon", "lint-sql", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as ended:
+            return ended.code or 0, capsys.readouterr()
+
+    code, said_ = run(*FILES[:2])
+    assert code == 0 and said_.out.startswith("2 looked at, nothing to mend")
+    bad = tmp_path / "bad.sql"
+    bad.write_text(HEADER + "select market_id, 1.5 * price as x from ticks\n")
+    code, said_ = run(bad)
+    assert code == MetricError.exit_code
+    assert said_.out == "bad.sql:5: 1.5 is a double on Athena and a decimal on Trino; write 1.5e0\n"
+    assert "1 to mend, in 1 looked at" in said_.err
+    code, said_ = run(tmp_path / "none.sql")
+    assert code == MetricError.exit_code and "none.sql cannot be read" in said_.err
