@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit notebooks test-trino format tour lab dashboard simulate bench lock clean
+.PHONY: help run test lint unit notebooks test-trino format tour lab dashboard simulate screenshots bench lock clean
 
 help:  ## list the targets
 	@echo "make TARGET [PARAMS=local|live|dev|staging|prod]"
@@ -58,6 +58,9 @@ dashboard: $(READY)  ## serve the dashboard alone
 
 simulate: $(READY)  ## serve the simulated exchange alone
 	$(BIN)/cryptomon simulate
+
+screenshots: $(READY)  ## take the pictures of README and docs anew, from a fresh run
+	$(BIN)/python docs/screenshots.py
 
 bench: $(READY)  ## run the benchmarks, side by side
 	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done

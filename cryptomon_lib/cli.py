@@ -452,6 +452,8 @@ def dashboard(
     token: Annotated[
         str, typer.Option(help="Name of the environment variable that holds the login token.")
     ] = "",
+    ip: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in; name a token then.")] = "127.0.0.1",
+    as_of: AsOf = "",
     environment: Environment = "local",
     flags: Flags = [],  # noqa: B006
 ) -> None:
@@ -460,7 +462,13 @@ def dashboard(
 
     _choose(environment, flags)
     wanted = port if port is not None else config.load_settings(environment).dashboard.port
-    dashboard_server.serve(environment, wanted, token=config.secret(token) if token else None)
+    dashboard_server.serve(
+        environment,
+        wanted,
+        token=config.secret(token) if token else None,
+        ip=ip,
+        parameters={"as_of": as_of} if as_of else None,
+    )
 
 
 @app.command()

@@ -7,7 +7,6 @@ of a Jupyter server, Voila runs whatever code a visitor sends.
 
 import json
 import logging
-import re
 import socket
 import subprocess
 import sys
@@ -27,7 +26,6 @@ NOTEBOOK = "notebooks/dashboard.ipynb"
 # stands in dashboard.py too, which a server need not load
 END_MARK = "cryptomon-page-complete"
 _PORTS_TRIED = 50
-_KERNEL = re.compile(r'"kernel_id":\s*"([0-9a-f-]{36})"')
 _STOP_S = 20.0
 
 
@@ -96,7 +94,7 @@ def start(
     env: Mapping[str, str] | None = None,
     *,
     ip: str = "127.0.0.1",
-    pool: int = 1,
+    pool: int = 0,
     parameters: Mapping[str, Any] | None = None,
     notebook: Path | None = None,
     output: Any = None,
@@ -106,7 +104,7 @@ def start(
     port: None is the params' dashboard.port, 0 any. token: asked for at login; None lets everybody in.
     env: the process's whole environment (None: this one's); its CRYPTOMON_* settings reach the page.
     ip: 0.0.0.0 lets other machines in, for which it needs a token or a proxy that knows its users.
-    pool: how many pages are kept ready for the next viewers, about 250 MB each; 0 for none.
+    pool: how many kernels are kept ready for the next execution of the notebook, about 60 MB each; one page serves all.
     parameters: of the notebook's parameters cell, by name. output: where its log goes, as Popen's stderr.
 
     Raises ConfigError: no such environment, or no port is free.
@@ -132,7 +130,7 @@ def serve(
     token: str | None = None,
     *,
     ip: str = "127.0.0.1",
-    pool: int = 1,
+    pool: int = 0,
     parameters: Mapping[str, Any] | None = None,
     notebook: Path | None = None,
 ) -> None:
@@ -164,21 +162,22 @@ def check(url: str, token: str | None = None, timeout_s: float = 60.0) -> float:
 
     Raises RunError: no answer, or a page that is not complete, which Voila gives with HTTP 200.
     """
-    headers = {"Authorization": f"token {token}"} if token else {}
+    # executed anew, not as it was kept for viewers
+    headers = {"Cache-Control": "no-cache"} | ({"Authorization": f"token {token}"} if token else {})
     started = time.perf_counter()
     try:
         answer = requests.get(url, headers=headers, timeout=timeout_s)
     except requests.RequestException as error:
         raise RunError(f"The dashboard at {url} does not answer: {error}") from error
     took = time.perf_counter() - started
-    kernel = _KERNEL.search(answer.text)
-    if kernel:
-        # nobody looks at this page
-        requests.post(f"{url}/cryptomon/leave/{kernel[1]}", timeout=timeout_s)
     if answer.status_code != 200:
         raise RunError(f"The dashboard at {url} answers HTTP {answer.status_code}.")
     if END_MARK not in answer.text:
-        says = "asks for its token" if "password" in answer.text and not kernel else "is not complete"
+        says = (
+            "asks for its token"
+            if "password" in answer.text and "cm-cells" not in answer.text
+            else "is not complete"
+        )
         raise RunError(f"The dashboard's page at {url} {says}: the server's log says why.")
     return took
 

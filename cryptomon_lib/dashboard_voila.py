@@ -1,8 +1,8 @@
 """The Voila that serves the dashboard: its own template, files, headers and limits.
 
 Owns what a visitor may reach: one notebook, the page's own files, and the answers to its questions. All viewers'
-questions are answered here, from one PageData, each once for all who ask the same of the same data; a viewer's kernel
-makes the page and ends when the page has arrived.
+questions are answered here, from one PageData, each once for all who ask the same of the same data. The notebook is
+executed once for all viewers too, and anew when it has changed or is an hour old; its kernel ends with it.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import html
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import tornado.web
@@ -29,9 +31,10 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 from traitlets.config import Config
 from voila.app import Voila
+from voila.tornado.handler import TornadoVoilaHandler
 
 from cryptomon_lib.api_answers import Answer, Shared, Watched
-from cryptomon_lib.dashboard import SERVED, STATIC, page_script, page_style, plotly_script
+from cryptomon_lib.dashboard import END_MARK, SERVED, STATIC, page_script, page_style, plotly_script
 from cryptomon_lib.errors import CryptomonError, StorageError, UnknownMarket, UnknownQuestion
 from cryptomon_lib.monitor import open_monitor
 from cryptomon_lib.operations import executed_notebook
@@ -53,6 +56,9 @@ _HEADERS = {
 # opens the page at an address, with a token, and raises RunError where it is not whole
 Check = Callable[[str, str | None], float]
 _YEAR_S = 31_536_000
+# so long a page is given to all, as long as its notebook is the same
+_PAGE_S = 3600
+_KERNEL = re.compile(r'data-kernel="([0-9a-f-]{36})"')
 _ANSWERS_BYTES = 64 * 2**20
 # of an executed notebook nothing runs: its scripts are left out, and this lets none in
 _NOTEBOOK_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
@@ -138,7 +144,6 @@ class DashboardVoila(Voila):
         base = self.server_url.rstrip("/")
         return [
             (f"{base}/cryptomon/alive", _Alive),
-            (f"{base}/cryptomon/leave/([0-9a-f-]+)", _Leave, {"kernels": self.kernel_manager}),
             (f"{base}/cryptomon/data/([a-z]+)", _Data, {"answers": self._answers}),
             (f"{base}/cryptomon/run/([A-Za-z0-9_.-]+)", _Run, {"answers": self._answers}),
             (f"{base}/cryptomon/(.+)", _Files, {"assets": self._assets}),
@@ -147,8 +152,13 @@ class DashboardVoila(Voila):
                 _Health,
                 {"check": partial(self._check, self._own_url, self.token), "answers": self._answers},
             ),
-            *super().init_handlers(),
+            *map(self._with_pages, super().init_handlers()),
         ]
+
+    def _with_pages(self, route: tuple) -> tuple:
+        if route[1] is not TornadoVoilaHandler:
+            return route
+        return (route[0], _Page, route[2] | {"pages": Pages(Path(self.notebook_path))})
 
     @property
     def _own_url(self) -> str:
@@ -280,16 +290,51 @@ class _Alive(tornado.web.RequestHandler):
         self.finish({"alive": True})
 
 
-class _Leave(tornado.web.RequestHandler):
-    """A viewer's page is closed: its kernel ends. Who knows the kernel's id is its viewer."""
+class _Page(TornadoVoilaHandler):
+    """The notebook's page, executed once for all: nothing in it is of one viewer, the page itself asks for that."""
 
-    def initialize(self, kernels: Any) -> None:
-        self.kernels = kernels
+    def initialize(self, pages: "Pages", **kwargs: Any) -> None:
+        super().initialize(**kwargs)
+        self.pages = pages
 
-    async def post(self, kernel_id: str) -> None:
-        if kernel_id in self.kernels:
-            await ensure_async(self.kernels.shutdown_kernel(kernel_id))
-        self.set_status(204)
+    @tornado.web.authenticated
+    async def get(self, path: str | None = None) -> None:
+        if path:
+            self.redirect_to_file(path)
+            return
+        # a health check, and whoever reloads with force, has it executed anew
+        anew = "no-cache" in self.request.headers.get("Cache-Control", "")
+        text = await self.pages.get(self, anew)
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.set_header("Cache-Control", "no-cache")
+        self.finish(text)
+
+
+class Pages:
+    """The page as its notebook made it."""
+
+    def __init__(self, notebook: Path):
+        self._notebook, self._making = notebook, asyncio.Lock()
+        self._kept, self._of, self._made_at = "", 0, 0.0
+
+    async def get(self, handler: TornadoVoilaHandler, anew: bool = False) -> str:
+        """The page's HTML; one that is not whole is given, so that its error is seen, and not kept."""
+        asked_at = time.monotonic()
+        async with self._making:
+            # who waited while another had it made has that one
+            if self._fresh() and (not anew or self._made_at > asked_at):
+                return self._kept
+            of = self._notebook.stat().st_mtime_ns
+            text = "".join([part async for part in handler.get_generator()])
+            if kernel := _KERNEL.search(text):
+                await ensure_async(handler.kernel_manager.shutdown_kernel(kernel[1], now=True))
+            if END_MARK in text:
+                self._kept, self._of, self._made_at = text, of, time.monotonic()
+            return text
+
+    def _fresh(self) -> bool:
+        age_s = time.monotonic() - self._made_at
+        return bool(self._kept) and age_s < _PAGE_S and self._notebook.stat().st_mtime_ns == self._of
 
 
 class _Health(tornado.web.RequestHandler):
@@ -364,7 +409,7 @@ def _config(options: Mapping[str, Any]) -> Config:
     # cells that are for readers of the notebook alone; they are not run for the page either
     config.TagRemovePreprocessor.update(enabled=True, remove_cell_tags=["notebook-only"])
     config.VoilaExporter.preprocessors = ["nbconvert.preprocessors.TagRemovePreprocessor"]
-    # a page says "here" every minute at least; a connection alone may be a machine that was shut
+    # a kernel ends with its page; one that was left over is found
     config.MappingKernelManager.update(cull_idle_timeout=240, cull_interval=30, cull_connected=True)
     # the viewer who came has the machine to himself first
     config.VoilaKernelManager.fill_delay = 5.0

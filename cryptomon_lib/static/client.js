@@ -1,7 +1,6 @@
-// Where no JupyterLab is around the page: it asks the server that it came from, and its kernel is done.
+// Where no JupyterLab is around the page: it asks the server that it came from.
 
 const page = document.body.dataset;
-const kernelId = JSON.parse(document.getElementById("cryptomon-kernel").textContent).kernel_id;
 
 // in the page's head since its first byte, so that it is read while the kernel still works
 function loadedPlotly() {
@@ -26,5 +25,3 @@ if (described) {
 } else {
   place.remove();
 }
-// what the notebook had to say has arrived; the server need not keep its kernel until it is found idle
-navigator.sendBeacon(`${page.baseUrl}cryptomon/leave/${kernelId}`);
