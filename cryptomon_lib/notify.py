@@ -128,7 +128,7 @@ def send_notices(
     _count(told, box, tried)
     try:
         box.tell(tried)
-        box.clean(now)
+        box.clean()
     except CommitConflict as error:
         # the story is told by the run that cleans up
         log.warning("the table notices is told later: %s", error)

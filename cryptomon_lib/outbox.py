@@ -48,7 +48,7 @@ class Plan(msgspec.Struct, kw_only=True):
 
     read_until: the newest evaluation whose transitions are planned; seen: transitions near it, by key. streams:
     by user/receiver. unevaluated: the alert that alerts are not evaluated, while it lasts. open: numbers of the
-    earlier plans that still had messages on their way; all others are done.
+    earlier plans with messages that were not all done and told of; all others are.
     """
 
     number: int = 0
@@ -150,7 +150,8 @@ class Outbox:
 
     def __init__(self, monitor: Monitor):
         self._monitor, self._storage = monitor, monitor.storage
-        keys = {one.key for one in self._storage.objects(OUTBOX)}
+        self._written = {one.key: one.modified_at for one in self._storage.objects(OUTBOX)}
+        keys = self._written.keys()
         self._plans = sorted(key for key in keys if key.startswith(f"{_PLANS}/") and key.endswith(".json"))
         self._told = {_number(key) for key in keys if key.endswith(".told")}
         self._attempts = _by_message(keys)
@@ -158,8 +159,9 @@ class Outbox:
         self.newest = self._read(self._plans[-1], Plan) if self._plans else None
         self._open: dict[int, list[Delivery]] = {}
         for number in self.newest.open if self.newest else []:
-            self._open[number] = self._deliveries(_plan_key(number))
-        if self.newest:
+            if number not in self._told:
+                self._open[number] = self._deliveries(_plan_key(number))
+        if self.newest and self.newest.messages and self.newest.number not in self._told:
             self._open[self.newest.number] = [self._delivery(one) for one in self.newest.messages]
 
     def pending(self) -> list[Delivery]:
@@ -169,10 +171,12 @@ class Outbox:
     def add(self, plan: Plan) -> bool:
         """Write a plan; False where another notifier wrote one since this outbox was opened."""
         plan.number = self.newest.number + 1 if self.newest else 1
-        plan.open = [n for n, deliveries in self._open.items() if any(one.end is None for one in deliveries)]
+        plan.open = [number for number in self._open if number not in self._told]
         if not self._storage.create(_plan_key(plan.number), msgspec.json.encode(plan)):
             return False
-        self.newest, self._open[plan.number] = plan, [Delivery(one) for one in plan.messages]
+        self.newest = plan
+        if plan.messages:
+            self._open[plan.number] = [Delivery(one) for one in plan.messages]
         return True
 
     def claim(self, delivery: Delivery, number: int) -> bool:
@@ -217,27 +221,26 @@ class Outbox:
         done = [
             number
             for number, deliveries in self._open.items()
-            if number not in self._told and deliveries and all(one.end is not None for one in deliveries)
+            if number not in self._told and all(one.end is not None for one in deliveries)
         ]
         self._record([*tried, *(one for number in done for one in self._open[number])])
         for number in done:
             self._storage.create(_plan_key(number, "told"), b"")
             self._told.add(number)
 
-    def clean(self, now: datetime) -> None:
-        """Remove plans whose messages are all done for an hour; the newest stays."""
+    def clean(self) -> None:
+        """Remove plans that are told, or had no message, since an hour; the newest stays."""
+        hour_ago = datetime.now(UTC) - _GRACE
         for key in self._plans[:-1]:
-            number = _number(key)
-            deliveries = self._deliveries(key) if number not in self._open else []
-            if number in self._open or not all(one.end and now - one.end.at >= _GRACE for one in deliveries):
+            number, told = _number(key), _plan_key(_number(key), "told")
+            if number in self._open or self._written.get(told, self._written[key]) > hour_ago:
                 continue
-            if number not in self._told:
-                self._record(deliveries)
-            for one in deliveries:
-                for name in self._attempts.get(one.message.id, ()):
+            plan = self._read(key, Plan)
+            for message in plan.messages if plan else ():
+                for name in self._attempts.get(message.id, ()):
                     self._storage.delete(name)
-            self._storage.delete(_plan_key(number, "told"))
             self._storage.delete(key)
+            self._storage.delete(told)
 
     def _record(self, deliveries: Iterable[Delivery]) -> None:
         told = {one.message.id: one for one in deliveries if one.results}

@@ -19,6 +19,7 @@ from cryptomon_lib.monitor import open_monitor
 from cryptomon_lib.notify import check_evaluated, retry_parked, send_notices, users_of, watch
 from cryptomon_lib.receivers import Apprise, File, Subscription, User, Webhook
 from cryptomon_lib.rules import read_rule
+from cryptomon_lib.storage import Storage
 
 NOON = datetime(2026, 7, 27, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -467,15 +468,40 @@ def test_a_kill_between_evaluation_and_message_loses_and_doubles_no_alert(
 # ---- what stays behind
 
 
-def test_what_is_done_leaves_the_outbox_after_an_hour(local, evaluate, hook, webhook):
-    for minute in range(0, 300, 30):
+def test_what_is_done_leaves_the_outbox_after_an_hour(local, evaluate, hook, webhook, monkeypatch):
+    def kept(part):
+        return len([one for one in local.storage.objects("outbox") if f"/{part}/" in one.key])
+
+    for minute in range(3):
         evaluate(local, fired(minute))
         run(local, webhook(hook), minute=minute)
+    assert (kept("plans"), kept("attempts")) == (6, 6)
 
-    kept = [one.key for one in local.storage.objects("outbox")]
-    assert len(hook.ids) == 10
-    assert len([key for key in kept if "/plans/" in key]) <= 4
-    assert len([key for key in kept if "/attempts/" in key]) <= 8
+    monkeypatch.setattr("cryptomon_lib.outbox._GRACE", timedelta())
+    evaluate(local, fired(3))
+    # one on its way keeps its plan, whatever its age
+    hook.answers = [500]
+    run(local, webhook(hook), minute=3)
+    assert (kept("plans"), kept("attempts")) == (3, 4)
+    run(local, webhook(hook), minute=4)
+    evaluate(local, fired(5))
+    run(local, webhook(hook), minute=5)
+    run(local, webhook(hook), minute=6)
+
+    assert len(set(hook.ids)) == 5
+    assert (kept("plans"), kept("attempts")) == (2, 2)
+
+
+def test_a_run_reads_no_message_that_is_done(local, evaluate, hook, webhook, monkeypatch):
+    for minute in range(5):
+        evaluate(local, fired(minute))
+        run(local, webhook(hook), minute=minute)
+    read = []
+    plain = Storage.get
+    monkeypatch.setattr(Storage, "get", lambda storage, key: read.append(key) or plain(storage, key))
+    run(local, webhook(hook), minute=5)
+
+    assert read == ["outbox/plans/000000000005.json"]
 
 
 def test_a_run_with_nothing_new_writes_nothing(local, evaluate, hook, webhook):
