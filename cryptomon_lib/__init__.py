@@ -38,6 +38,7 @@ _NAMES = {
     "ranks": "metrics",
     "resolve_market": "metrics",
     "series": "metrics",
+    "set_up_catalog": "catalog",
     "send_notices": "notify",
 }
 __all__ = sorted(_NAMES)

@@ -72,7 +72,7 @@ def statements(
     return made
 
 
-def set_up(monitor: Monitor, again: bool = False) -> pd.DataFrame:
+def set_up_catalog(monitor: Monitor, again: bool = False) -> pd.DataFrame:
     """Tell the engine of a monitor what it lacks. One row per name: kind, done, reason.
 
     done: made (or made anew, because it or what it reads changed), unchanged, failed, or stale: a view of a
@@ -105,7 +105,7 @@ def _make(backend, wanted: list[Statement], record: "_Record", there: set[str], 
     for one in wanted:
         digests[one.name] = _digest(one, digests)
         lacking = sorted(name for name in one.needs if done.get(name, ("", "", ""))[1] == "failed")
-        exists = one.kind == "database" or one.name in there
+        exists = one.name in there
         if lacking:
             done[one.name] = one.kind, "failed", f"reads {', '.join(lacking)}, which failed."
         elif exists and record.made.get(one.name) == digests[one.name] and not again:
@@ -135,7 +135,10 @@ def _tell(backend, one: Statement, exists: bool) -> tuple[str, str]:
 
 
 def _there(backend, database: str) -> set[str]:
-    text = f"select table_name from information_schema.tables where table_schema = '{database}'"
+    text = (
+        f"select schema_name as name from information_schema.schemata where schema_name = '{database}' "
+        f"union all select table_name as name from information_schema.tables where table_schema = '{database}'"
+    )
     return set(backend.do(text).rows.column(0).to_pylist())
 
 

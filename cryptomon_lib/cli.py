@@ -166,7 +166,7 @@ def set_up(
         for one in catalog.statements(monitor.settings):
             typer.echo(f"-- {one.kind} {one.name}\n{one.text};\n")
     else:
-        done = catalog.set_up(monitor, again).reset_index()
+        done = catalog.set_up_catalog(monitor, again).reset_index()
         _print_table(list(done.columns), done.astype(str).to_numpy().tolist())
 
 
@@ -381,6 +381,26 @@ def rules_test(
         raise RuleTestFailed(
             f"{failed} of {len(outcomes)} tests of rules failed; what was expected stands above."
         )
+
+
+@app.command()
+def export(
+    table: Annotated[list[str], typer.Option(help="A table to copy; may be given several times.")] = [],  # noqa: B006
+    since: Annotated[str, typer.Option(help="Only days from then on: 2026-01-31.")] = "",
+    environment: Environment = "local",
+    flags: Flags = [],  # noqa: B006
+) -> None:
+    """Copy tables to plain Parquet, by source and day, for tools that read no Delta; only what changed."""
+    from cryptomon_lib.export import export_tables, projection
+    from cryptomon_lib.monitor import open_monitor
+
+    _choose(environment, flags)
+    monitor = open_monitor(environment)
+    names = table or ["ticks", "candles"]
+    done = export_tables(monitor, names, since or None)
+    _print_table(list(done.columns), done.astype(str).to_numpy().tolist())
+    for name in dict.fromkeys(done["table"]) if monitor.storage.is_s3 else ():
+        typer.echo(f"\n-- for Athena, once, and again when a source is new\n{projection(monitor, name)};")
 
 
 @app.command()

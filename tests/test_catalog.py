@@ -67,7 +67,7 @@ def test_all_tables_and_views_are_made_each_once_and_after_what_they_read(settin
 
 def test_duckdb_needs_nothing(local):
     assert catalog.statements(load_settings("local")) == []
-    assert catalog.set_up(local).empty
+    assert catalog.set_up_catalog(local).empty
 
 
 @both
@@ -191,12 +191,12 @@ def told(monkeypatch, tmp_path, open_at):
     engine = Told()
     monkeypatch.setattr(catalog, "open_backend", lambda monitor: engine)
     monitor = open_at(tmp_path / "root", engine="trino")
-    everything = [one.name for one in catalog.statements(monitor.settings)][1:]
+    everything = [one.name for one in catalog.statements(monitor.settings)]
 
     def run(**how):
         engine.texts.clear()
         try:
-            found = catalog.set_up(monitor, **how)
+            found = catalog.set_up_catalog(monitor, **how)
         finally:
             engine.there = engine.there or list(everything)
         return found.groupby("done").groups

@@ -58,6 +58,7 @@ def test_help_lists_the_commands():
         (("sql", "select * from tiks"), 6, "Known:"),
         (("sql", "drop table ticks"), 6, "nothing but a query"),
         (("set-up", "--dry-run", "--set", "engine=athena"), 2, "reads nothing but s3://"),
+        (("export", "--table", "tick"), 2, "Did you mean ticks"),
         (("reflatten", "--exchange", "krakn"), 2, "Did you mean kraken"),
         (("simulate", "--fault", "no json"), 2, "not JSON"),
     ],

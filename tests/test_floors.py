@@ -80,6 +80,7 @@ FLOORS = {
     "api": 9,
     "client": 1,
     "catalog": 6,
+    "export": 6,
     "dashboard": 10,
     "dashboard_voila": 11,
     "dashboard_server": 11,

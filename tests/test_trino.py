@@ -219,9 +219,9 @@ def test_before_the_set_up_the_way_out_is_told(live):
 
 
 def test_the_set_up_makes_all_once_and_the_views_follow_the_clock(live):
-    first, second = catalog.set_up(live.trino), catalog.set_up(live.trino)
+    first, second = catalog.set_up_catalog(live.trino), catalog.set_up_catalog(live.trino)
     assert set(first["done"]) == {"made"} and set(second["done"]) == {"unchanged"}
-    assert set(catalog.set_up(live.trino, again=True)["done"]) == {"made"}
+    assert set(catalog.set_up_catalog(live.trino, again=True)["done"]) == {"made"}
     text = "select market_id, measure, at, value from now_1h"
     for _ in range(3):
         began = datetime.now(UTC).minute
@@ -233,7 +233,7 @@ def test_the_set_up_makes_all_once_and_the_views_follow_the_clock(live):
 
 
 def test_rows_that_come_later_are_seen_at_once(live):
-    catalog.set_up(live.trino)
+    catalog.set_up_catalog(live.trino)
     engine, text = Engine(live.trino), "select count(*) as n from ticks"
     before = engine.query(text)["n"][0].as_py()
     with Simulator() as simulator:
