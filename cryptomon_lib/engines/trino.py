@@ -90,7 +90,11 @@ class Backend:
                     catalog=self.settings.catalog,
                     schema=self.settings.database,
                     timezone="UTC",
-                    session_properties={"query_max_run_time": f"{self.settings.timeout_s}s"},
+                    session_properties={
+                        "query_max_run_time": f"{self.settings.timeout_s}s",
+                        # latest reads most of the other views; the server's own limit is 150
+                        "query_max_stage_count": "1000",
+                    },
                     # one way of binding, known beforehand: the client would ask the server which it has
                     legacy_prepared_statements=False,
                 )
