@@ -51,6 +51,7 @@ _REFUSAL_BYTES_MAX = 65536
 _BLANKS = b" \t\r\n"
 _EMPTY = re.compile(rb"\[\s*\]|\{\s*\}")
 _NO_ROWS = re.compile(rb"\[\s*\]")
+_BYTE = re.compile(r"\(byte (\d+)\)")
 _REDIRECTS_MAX = 3
 # a ban whose length the exchange does not tell
 _BAN_S = 120.0
@@ -391,7 +392,9 @@ def _check_complete(text: bytes, where: dict) -> None:
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
     except msgspec.DecodeError as error:
-        if "truncated" in str(error):
+        # cut inside a number, its end is what is wrong
+        place = _BYTE.search(str(error))
+        if "truncated" in str(error) or (place and int(place[1]) >= len(text)):
             raise TruncatedBody(f"the JSON ends after {len(text):,} bytes in the middle", **where) from error
         raise NotJSON(f"not valid JSON ({error})", **where) from error
 
