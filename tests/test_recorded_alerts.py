@@ -33,7 +33,7 @@ END = BEGIN + HOURS * HOUR
 ONE_BY_ONE = (BEGIN + 110 * MINUTE, BEGIN + 124 * MINUTE)
 # times, floor of the value, recovery and whether that itself is over, as params/alerts.yaml has them
 DELIVERED = {"volume_3x": ("volume_1m", 0, True), "price_move_3x": ("move_1m_bps", 50, False)}
-COOL_DOWN, REARM, KEEP = HOUR, 2, 5 * MINUTE
+COOL_DOWN, REARM, KEEP = 6 * HOUR, 3, 5 * MINUTE
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_every_alert_is_what_plain_python_makes_of_the_bars(lived, expected):
     }
     assert len(found) == len(rows)
     assert sorted(found - expected) == [] and sorted(expected - found) == []
-    assert {row[0] for row in found} >= {"volume_3x"} and len(found) > 15 * HOURS
+    assert {row[0] for row in found} >= {"volume_3x"} and len(found) > 100
 
 
 def test_the_back_test_says_what_was(lived, expected):

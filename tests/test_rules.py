@@ -1,5 +1,6 @@
 """What a rule may say, and what is said about one that it may not."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -281,3 +282,25 @@ def test_a_rule_test_that_cannot_be_read_says_where_and_what(run, test, says):
 
 def test_a_series_is_written_in_short():
     assert expanded("100x2 _ -1.5 1+2x3 _x2", "x") == [100, 100, None, -1.5, 1, 3, 5, None, None]
+
+
+# ---- the README's worked example
+
+
+def test_the_readme_s_rule_does_what_the_readme_says_of_it(tmp_path):
+    (text,) = re.findall(r"```yaml\n(rules:.*?)```", (home() / "README.md").read_text(encoding="utf-8"), re.S)
+    (tmp_path / "alerts.yaml").write_text(text)
+    (tmp_path / "tests.yaml").write_text(
+        """
+tests:
+- name: three times does not fire, a hundredth more does, and nothing but dollars
+  rule: dollar_volume_3x
+  given:
+  - {market: "x:x:AT-USD", values: 100x60 300}
+  - {market: "x:x:OVER-USD", values: 100x60 300.01}
+  - {market: "x:x:OVER-EUR", values: 100x60 900}
+  expect: [{at: 60m, state: firing, market: "x:x:OVER-USD", says: "OVER-USD: 300.01 in a minute, 3.0 x the hour's average"}]
+"""
+    )
+    (outcome,) = run_rule_tests(tmp_path / "tests.yaml", load_rules(tmp_path / "alerts.yaml"))
+    assert outcome.passed, outcome.difference
