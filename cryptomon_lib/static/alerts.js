@@ -11,7 +11,7 @@ function alertsView(page) {
   const root = element("div", { class: "cm-page" },
     element("section", { class: "cm-market" }, element("div", { class: "cm-market-name" }, element("h1", {}, "Alerts"))),
     element("div", { class: "cm-grid" },
-      element("div", { class: "cm-main" },
+      element("div", { class: "cm-main cm-main-auto" },
         card("threshold", triedTitle, element("div", { class: "cm-slide" }, element("label", { for: "cm-threshold" }, "Above"), slider, element("output", { for: "cm-threshold" }, "3×")), told, tried.place), moment),
       element("div", { class: "cm-side" }, card("firing", "Firing now", firing))),
     card("history", "The last 7 days", count, element("div", { class: "cm-scroll", tabindex: "0", role: "region", "aria-label": "Alerts of the last 7 days" }, element("table", { class: "cm-small-table" },
