@@ -364,7 +364,8 @@ def marked(figure: Figure, moments: Sequence[int], theme: str = "light") -> Figu
             "x1": at,
             "y0": 0,
             "y1": 1,
-            "line": {"color": PALETTES[theme]["alert"], "width": 1.6},
+            "line": {"color": PALETTES[theme]["alert"], "width": 1.2, "dash": "dot"},
+            "opacity": 0.7,
             "name": "fired",
         }
         for at in _utc(moments)

@@ -151,11 +151,8 @@ class PageData:
         }
 
     def _alerts(self, asked: Mapping[str, str]) -> Answer:
-        from cryptomon_lib.alerts import alert_spans
-
-        found, since = self._now(), self.engine.now - _ALERTS_BACK
-        spans = _records(alert_spans(self.engine, since))[:500]
-        shown = [self._alert(found, one) for one in spans]
+        found = self._now()
+        shown = [self._alert(found, one) for one in self._spans()[:500]]
         return {"firing": [one for one in shown if one["resolved_at"] is None], "history": shown, "days": 7}
 
     def _moment(self, asked: Mapping[str, str]) -> Answer:
@@ -245,6 +242,16 @@ class PageData:
                 current = self._readings.current()
                 snapshot.measures, snapshot.current = sorted({*current["measure"]}), current
             return snapshot.measures
+
+    def _spans(self) -> list[Answer]:
+        """The alerts of the last days, newest first."""
+        from cryptomon_lib.alerts import alert_spans
+
+        snapshot = self._now()
+        with self._lock:
+            if snapshot.spans is None:
+                snapshot.spans = _records(alert_spans(self.engine, self.engine.now - _ALERTS_BACK))
+            return snapshot.spans
 
     # ---- parts
 
@@ -359,6 +366,15 @@ class PageData:
                 rows["opened_at"], rows["open"], rows["high"], rows["low"], rows["close"], rows["volume"],
                 interval_s=_CANDLE_S[candles], unit=unit, base=market["base"] or "", **common,
             )  # fmt: skip
+        begins = common["window"][0]
+        fired = [
+            one["fired_at"]
+            for one in self._spans()
+            if one["market_id"] == market_id and one["measure"] == measure and one["fired_at"] >= begins
+        ]
+        for name in ("value", "ratio"):
+            if name in drawn:
+                drawn[name] = charts.marked(drawn[name], fired)
         return drawn
 
     def _drawn_compared(self, found: "_Snapshot", chosen: list[str], measure: str, window: str) -> Answer:
@@ -393,6 +409,7 @@ class _Snapshot:
         self.version, self.columns = version, columns
         self.size = len(columns["market_id"])
         self.measures: list[str] | None = None
+        self.spans: list[Answer] | None = None
         self.current: Columns = {}
         self.ranks: dict[str, list[Answer]] = {}
         # an exchange's own change where it gives one, else that between our samples

@@ -112,6 +112,27 @@ def test_at_most_six_markets_are_compared_and_each_once(data):
     assert len(drawn) == 3 and all(one["y"][0] == 0 for one in drawn)
 
 
+def test_alerts_are_marked_where_they_fired(monitor, table_of):
+    fired = NOW - timedelta(minutes=30)
+    row = {
+        "alert_id": "a",
+        "state": "firing",
+        "at": fired,
+        "rule": "price_3x",
+        "market_id": "kraken:kraken:ETH-USD",
+    }
+    row |= {"measure": "price", "started_at": fired, "fired_at": fired, "severity": "warning"}
+    monitor.lake.append("alerts", [Batch("alert", table_of("alerts", [row]))])
+    data = PageData(monitor, f"{NOW:%Y-%m-%dT%H:%M:%SZ}")
+    said = data.answer("market", {"market": "kraken:ETH-USD"})
+    for figure in (said["value"], said["ratio"]):
+        lines = [one["x0"] for one in figure["layout"]["shapes"] if one.get("name") == "fired"]
+        assert lines == ["2026-07-27 11:30:00"]
+    other = data.answer("market", {"market": "coinbase:ETH-USD"})["value"]["layout"]["shapes"]
+    assert not [one for one in other if one.get("name") == "fired"]
+    assert data.answer("alerts")["history"][0]["pair"] == "ETH-USD"
+
+
 def test_no_question_of_that_name_is_told(data):
     with pytest.raises(UnknownQuestion, match="no question"):
         data.answer("__class__")
