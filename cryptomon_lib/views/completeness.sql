@@ -1,7 +1,7 @@
 -- How much of the last 24 h each source has: minutes with a poll, and of its followed markets price and volume_1m.
 -- grain: source, measure
 -- units: minutes, for price and volume_1m those of all markets together; share is a fraction
--- lookback: 24 h
+-- lookback: 25 h
 -- why: a metric over a day is worth as much as the day is complete. ticks counts polls. A market is followed where
 --      it has candles that came live; its minute counts where a tick or a candle has it. filled are those samples that no poll
 --      brought when it was due: prices that are a candle's close, volumes of candles that were asked for later.

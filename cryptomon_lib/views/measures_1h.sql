@@ -44,7 +44,7 @@ summed as (
         count(value) as samples,
         60 as expected,
         avg(value) as mean,
-        var_pop(value) * count(value) as m2,
+        case when min(value) = max(value) then 0e0 else var_pop(value) * count(value) end as m2,
         min(value) as min,
         max(value) as max,
         min_by(value, at) filter (where value is not null) as "first",

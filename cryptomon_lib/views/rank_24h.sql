@@ -5,7 +5,8 @@
 -- lookback: 26 h
 -- why: three markets with deviations of 100, 200 and 300 rank 3/3, 2/3 and 1/3; ties share the better place.
 --      Deviations of SHIB and BTC have no common unit: rank_24h_in_quote compares within a quote currency and
---      rank_cv_24h by the coefficient of variation. Null with fewer than 60 of the 1,440 samples.
+--      rank_cv_24h by the coefficient of variation, to 12 decimals: equal ones tie whichever engine adds up. Null
+--      with fewer than 60 of the 1,440 samples.
 with measured as (
     select
         measures_24h.market_id,
@@ -50,7 +51,7 @@ ranked as (
         count(stddev_24h) over (partition by measure) as places,
         rank() over (partition by measure, quote order by stddev_24h desc nulls last) as place_in_quote,
         count(stddev_24h) over (partition by measure, quote) as places_in_quote,
-        rank() over (partition by measure order by cv_24h desc nulls last) as place_cv,
+        rank() over (partition by measure order by round(cv_24h * 1e12) desc nulls last) as place_cv,
         count(cv_24h) over (partition by measure) as places_cv
     from varied
 ),
