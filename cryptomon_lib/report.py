@@ -162,6 +162,11 @@ class DayReport:
             f"{self.storage['day_mb'].sum():.1f} MB were kept of the day."
         )
 
+    @property
+    def top(self) -> str:
+        """The day's name and the bottom line, in Markdown."""
+        return f"## {self.day:%A, %d %B %Y} (UTC)\n\n{self.bottom_line}"
+
     def movers_picture(self) -> bytes:
         """The movers as horizontal bars, PNG."""
         shown = self.movers.iloc[::-1]

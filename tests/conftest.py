@@ -30,10 +30,17 @@ _buckets = count(1)
 
 @pytest.fixture(autouse=True)
 def _own_settings(monkeypatch):
-    """No setting of whoever runs the tests reaches them."""
-    for name in os.environ:
-        if name.startswith("CRYPTOMON_") and name != "CRYPTOMON_CAPTURES":
-            monkeypatch.delenv(name)
+    """No setting of whoever runs the tests reaches them, and none of a test the next one."""
+    for name in _settings():
+        monkeypatch.delenv(name)
+    yield
+    # a command's flags are exported, as they are for the processes that it starts
+    for name in _settings():
+        del os.environ[name]
+
+
+def _settings():
+    return [name for name in os.environ if name.startswith("CRYPTOMON_") and name != "CRYPTOMON_CAPTURES"]
 
 
 @pytest.fixture(scope="session")

@@ -528,7 +528,6 @@ def test_it_asks_for_its_token_says_what_to_do_without_data_and_ends_with_its_ke
         refused = requests.get(f"{server.url}/cryptomon/data/overview", timeout=60, allow_redirects=False)
         assert refused.status_code in (302, 403)
         processes = psutil.Process(server.pid).children(recursive=True)
-        assert processes
     finally:
         server.process.send_signal(signal.SIGINT)
     assert server.wait(30) == 0

@@ -99,7 +99,7 @@ def test_the_words_of_a_name_find_the_route_and_the_longest_name_wins(recordings
     routes = {
         "/coinbase/products/stats": "stats",
         "/coinbase/products": "products",
-        "/gateio/api/v4/spot/tickers": "gate",
+        "/gate/api/v4/spot/tickers": "gate",
         "/bitstamp/api/v2/ticker/": "bitstamp",
     }
     with Simulator(replay=folder) as simulator:
@@ -114,7 +114,7 @@ def test_a_route_that_was_not_recorded_is_not_found_in_the_exchange_s_own_words(
             for path in (
                 "/coinbase/products/BTC-USD/candles",
                 "/kraken/0/public/OHLC?pair=XBTUSD",
-                "/gateio/x",
+                "/gate/x",
                 "/okx/x",
             )
         ]
@@ -165,7 +165,7 @@ def test_a_broken_recording_is_the_server_s_error_and_the_others_go_on(recording
     folder, bodies = recordings
     (folder / "gateio/spot_tickers__2022-11-21.rebuilt.json.gz").write_bytes(b"not gzip")
     with Simulator(replay=folder) as simulator:
-        assert get(simulator, "/gateio/api/v4/spot/tickers").status_code == 500
+        assert get(simulator, "/gate/api/v4/spot/tickers").status_code == 500
         assert get(simulator, "/coinbase/products").content == bodies["products"]
 
 
@@ -262,7 +262,7 @@ def test_bars_alone_are_down_outside_their_time(history):
 
 def test_a_replay_can_be_spoiled_too(recordings):
     with Simulator(
-        replay=recordings[0], faults=[{"kind": "429", "exchange": "gateio", "retry_after": 3}]
+        replay=recordings[0], faults=[{"kind": "429", "exchange": "gate", "retry_after": 3}]
     ) as simulator:
-        answer = get(simulator, "/gateio/api/v4/spot/tickers")
+        answer = get(simulator, "/gate/api/v4/spot/tickers")
     assert answer.status_code == 429 and answer.headers["Retry-After"] == "3"

@@ -140,7 +140,7 @@ def test_a_run_keeps_its_executed_notebook_and_a_record_with_the_facts_that_it_s
     assert record["facts"] == {"rows": 7, "name": "a<b"}
     assert record["parameters"] == {"environment": "local", "count": 7}
     (kept,) = load_runs(monitor)
-    assert kept == record
+    assert kept == record | {"kept": True}
     copy = nbformat.reads(
         monitor.storage.get(f"runs/{record['started_at'][:10]}/{record['run_id']}.ipynb").decode(), 4
     )
