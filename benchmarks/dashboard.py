@@ -73,8 +73,9 @@ async def ours_ask(page: Page, market: str) -> None:
     """Name another market in our search; the clock starts when the name is typed."""
     box = page.locator(".cm-top .cm-search-input")
     await box.fill(market.split(":", 1)[1])
-    await page.locator("#cm-suggestions-market [role=option]").first.wait_for(timeout=PATIENT_MS)
-    await box.press("Enter")
+    option = page.locator(f'#cm-suggestions-market [data-market="{market}"]')
+    await option.wait_for(timeout=PATIENT_MS)
+    await option.dispatch_event("pointerdown")
 
 
 async def plain_drawn(page: Page, market: str) -> None:
@@ -120,7 +121,7 @@ def contenders(root: str, market: str) -> dict[str, Callable[[], Contender]]:
         "ours": ours,
         "Streamlit": lambda: peer(
             "-m", "streamlit", "run", str(PEERS / "streamlit_page.py"), "--server.port={port}", "--server.headless=true",
-            "--browser.gatherUsageStats=false", "--server.fileWatcherType=none",
+            "--browser.gatherUsageStats=false", "--global.developmentMode=false", "--server.fileWatcherType=none",
         ),
         "Panel": lambda: _at(peer("-m", "panel", "serve", str(PEERS / "panel_page.py"), "--port={port}"), "/panel_page"),
         "Dash": lambda: peer(str(PEERS / "dash_page.py"), "{port}"),

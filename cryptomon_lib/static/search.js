@@ -6,7 +6,8 @@ function searchIndex(table) {
   return table.market_id.map((id, row) => {
     const [base, quote, exchange] = [table.base[row], table.quote[row], table.exchange[row]].map((word) => (word ?? "").toLowerCase());
     const pair = (table.market[row] ?? table.symbol[row]).toLowerCase();
-    return { row, id, base, quote, exchange, text: `${base} ${quote} ${exchange} ${pair} ${table.symbol[row].toLowerCase()} ${table.kind[row]}`, weight: Math.log10(1 + (table.quote_volume_24h[row] ?? 0)) };
+    const whole = [id.toLowerCase(), `${exchange}:${pair}`, `${exchange}:${table.symbol[row].toLowerCase()}`];
+    return { whole, row, id, base, quote, exchange, text: `${base} ${quote} ${exchange} ${pair} ${table.symbol[row].toLowerCase()} ${table.kind[row]}`, weight: Math.log10(1 + (table.quote_volume_24h[row] ?? 0)) };
   });
 }
 
@@ -27,9 +28,11 @@ function inOrder(word, text) {
 
 function search(index, typed) {
   const words = typed.toLowerCase().split(/[\s:/_-]+/).filter(Boolean);
+  const name = typed.trim().toLowerCase();
   const found = [];
   for (const market of index) {
-    let score = market.weight / 2;
+    // a link's own words, pasted, find that market and no other first
+    let score = market.weight / 2 + (market.whole.includes(name) ? 1000 : 0);
     for (const word of words) {
       const fits = fit(word, market);
       if (!fits) { score = -1; break; }
@@ -73,7 +76,12 @@ function searchBox(picked, { id = "market", label = "Find a market", placeholder
   }
 
   function suggest() {
-    if (!table) return;
+    if (!table) {
+      // what was typed is looked for when the markets have come
+      list.replaceChildren(element("li", { class: "cm-option-note", role: "presentation" }, "Reading the markets…"));
+      list.hidden = false;
+      return;
+    }
     const found = search(index, input.value);
     shown = found.slice(0, SUGGESTED);
     const options = shown.map((market, at) => element(
