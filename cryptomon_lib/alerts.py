@@ -106,11 +106,6 @@ def last_step(monitor: Monitor) -> Step:
     raise CommitConflict(f"{monitor.storage.root}/{STATES}: its objects vanish as fast as they are read.")
 
 
-def evaluated_until(monitor: Monitor) -> datetime | None:
-    """Until when all rules are evaluated (UTC); None where none ever was. For whoever watches the watcher."""
-    return last_step(monitor).at
-
-
 def publish(monitor: Monitor, step: Step) -> int:
     """Append a step's transitions to the table `alerts` where that was not done; how many were written now."""
     if step.transitions.num_rows == 0:

@@ -38,7 +38,6 @@ from cryptomon_lib.api_questions import Described, Questions
 from cryptomon_lib.config import secret
 from cryptomon_lib.errors import ApiError, ConfigError, CryptomonError, StorageError
 from cryptomon_lib.monitor import Monitor
-from cryptomon_lib.tables import TABLES
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +173,7 @@ class _Service:
         self._keys = _keys(self.settings.keys)
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._calls = RateLimitItemPerMinute(self.settings.calls_per_min)
-        self._data = Watched(self._versions)
+        self._data = Watched(self.questions.data_of)
 
     def close(self) -> None:
         self.questions.engine.close()
@@ -201,7 +200,7 @@ class _Service:
             )
         form = chosen_format(request.headers.get("accept", ""), asked.format)
         question = (request.url.path, tuple(sorted(request.query_params.multi_items())), form)
-        tag = tag_of(await self._data_of(), question)
+        tag = tag_of(await self._data.now(), question)
         headers = {"ETag": tag, "Cache-Control": self._may_keep(), "Vary": "Accept, Accept-Encoding"}
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
@@ -214,14 +213,6 @@ class _Service:
         if "gzip" in request.headers.get("accept-encoding", "") and answer.packed:
             body, headers["Content-Encoding"] = answer.packed, "gzip"
         return Response(body, status_code=answer.status, headers=headers, media_type=answer.type)
-
-    async def _data_of(self) -> str:
-        """Which data there is: it changes with each commit, and with the minute, since views look at the clock."""
-        return f"{await self._data.now()} {int(time.time()) // 60}"
-
-    def _versions(self) -> tuple[int, ...]:
-        opened = (self.monitor.lake.open(name) for name in TABLES)
-        return tuple(-1 if table is None else table.version() for table in opened)
 
     def _may_keep(self) -> str:
         cadence_s = self.monitor.settings.cadence_s

@@ -4,21 +4,25 @@ Owns what may be asked at once (rows, range of time, one market where a view has
 and how a series is thinned out; knows nothing of HTTP beyond the status of a question that cannot be answered.
 """
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from http import HTTPStatus
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from cryptomon_lib import metrics, sql
 from cryptomon_lib.api_answers import Rows
 from cryptomon_lib.config import nearest
 from cryptomon_lib.engine import Engine
+from cryptomon_lib.engines.files import Files
 from cryptomon_lib.errors import ApiError, UnknownMarket
+from cryptomon_lib.latest import LATEST, latest_source
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.tables import TABLES
 
@@ -72,7 +76,9 @@ class Questions:
 
     def __init__(self, monitor: Monitor):
         self.monitor, self.limits = monitor, monitor.settings.api
-        self.engine = Engine(monitor)
+        self.engine, self._files = Engine(monitor), Files(monitor.lake)
+        self._known: dict[str, tuple[str, Any]] = {}
+        self._lock = threading.Lock()
 
     @cached_property
     def described(self) -> dict[str, Described]:
@@ -81,6 +87,10 @@ class Questions:
             name: Described(view, _types(self.engine.query(f"select * from {name} limit 0")))
             for name, view in sql.views().items()
         }
+
+    def data_of(self) -> str:
+        """Which data there is: it changes with each commit, and with the minute, since views look at the clock."""
+        return f"{self._files.versions(TABLES)} {int(time.time()) // 60}"
 
     def view(
         self,
@@ -96,7 +106,8 @@ class Questions:
         Raises ApiError: too much at once, and what to name to ask for less.
         """
         asked = self.described[name]
-        source = self._source(name)
+        # the view itself costs a tick's work; for the past there is nothing else
+        source = latest_source(self.engine) if name == LATEST else name
         bounds, values = [f"{column} = :{column}" for column in filters], dict(filters)
         if asked.time:
             since, until = self._range(since, until, _RAW if filters else _ALL_MARKETS)
@@ -229,12 +240,17 @@ class Questions:
     def market_id(self, name: str) -> str:
         """The market_id that a name stands for. Raises ApiError: none, or several (404)."""
         try:
-            return metrics.resolve_market(name, self._markets())
+            return metrics.resolve_market(name, self._once("markets", lambda: metrics.markets(self.engine)))
         except UnknownMarket as error:
             raise ApiError(404, str(error)) from error
 
-    def _markets(self) -> pd.DataFrame:
-        return metrics.markets(self.engine)
+    def _once(self, name: str, read: Callable[[], Any]) -> Any:
+        """What is needed to understand a question, read once for all questions about the same data."""
+        data = self.data_of()
+        with self._lock:
+            if self._known.get(name, ("",))[0] != data:
+                self._known[name] = data, read()
+            return self._known[name][1]
 
     def _engine(self, until: datetime | None) -> Engine:
         """Views look back from their clock: what is older is asked as of its own time."""
@@ -242,11 +258,8 @@ class Questions:
             return self.engine
         return Engine(self.monitor, until)
 
-    def _source(self, name: str) -> str:
-        return name
-
     def _check_measure(self, measure: str) -> None:
-        known = self.measures().table["measure"].to_pylist()
+        known = self._once("measures", lambda: self.measures().table["measure"].to_pylist())
         if measure not in known:
             raise ApiError(
                 404, f"No measure is called {measure!r} now.{nearest(measure, known) if known else ''}"

@@ -129,8 +129,7 @@ def value_chart(
     layout = _time_layout(theme, revision, note, window)
     layout["yaxis"] = {**_RIGHT, "rangemode": "tozero" if bars else "normal"}
     layout["shapes"] = _hole_shapes(moments, cadence_s, colour["hole"])
-    if unit:
-        layout["annotations"] = [*layout.get("annotations", []), _over_plot(unit, colour["muted"], 1)]
+    _name_unit(layout, unit, colour["muted"])
     return {"data": data, "layout": layout}
 
 
@@ -260,8 +259,7 @@ def candles_chart(
     layout["yaxis"] = {**_RIGHT, "domain": [0.26, 1]}
     layout["yaxis2"] = {**_RIGHT, "domain": [0, 0.2], "nticks": 3, "rangemode": "tozero"}
     layout["shapes"] = _hole_shapes(moments, interval_s, colour["hole"])
-    if unit:
-        layout["annotations"] = [*layout.get("annotations", []), _over_plot(unit, colour["muted"], 1)]
+    _name_unit(layout, unit, colour["muted"])
     return {"data": [candles, bars], "layout": layout}
 
 
@@ -292,8 +290,7 @@ def band_chart(
     layout = _time_layout(theme, revision, note, window)
     layout["yaxis"] = {**_RIGHT}
     layout["shapes"] = _hole_shapes(moments, step_s, colour["hole"])
-    if unit:
-        layout["annotations"] = [*layout.get("annotations", []), _over_plot(unit, colour["muted"], 1)]
+    _name_unit(layout, unit, colour["muted"])
     return {"data": [*edges, line, *_dots(line)], "layout": layout}
 
 
@@ -660,6 +657,12 @@ def _apart(values: Sequence[float], room: float) -> list[float]:
     for below, above in pairwise(order):
         placed[above] = max(placed[above], placed[below] + room)
     return [placed[at] for at in range(len(values))]
+
+
+def _name_unit(layout: Figure, unit: str, colour: str) -> None:
+    """Write the unit, where there is one, over the axis at the right."""
+    if unit:
+        layout["annotations"] = [*layout.get("annotations", []), _over_plot(unit, colour, 1)]
 
 
 def _over_plot(text: str, colour: str, x: int) -> Figure:

@@ -80,7 +80,7 @@ def runs(
 ) -> None:
     """List the newest runs: when, what, how long, how it ended."""
     from cryptomon_lib.monitor import open_monitor
-    from cryptomon_lib.run import load_runs
+    from cryptomon_lib.runs import load_runs
 
     _choose(environment, flags)
     found = load_runs(open_monitor(environment), days)[:count]

@@ -12,13 +12,13 @@ import pyarrow as pa
 
 from cryptomon_lib.charts import finite, milliseconds
 from cryptomon_lib.engine import Engine
+from cryptomon_lib.engines.files import Files
+from cryptomon_lib.latest import latest_source
 
 Columns = dict[str, list]
 
 # tables whose commits make the page read anew
 WATCHED = ("ticks", "candles", "latest", "alerts")
-# the stored snapshot is of now for so many cadences; the tick that writes the next one may run late
-_OF_NOW = 2.5
 
 
 class Readings:
@@ -26,6 +26,7 @@ class Readings:
 
     def __init__(self, engine: Engine):
         self._engine = engine
+        self._files = Files(engine.monitor.lake)
 
     @property
     def now(self) -> int:
@@ -34,24 +35,12 @@ class Readings:
 
     def version(self) -> tuple[int, ...]:
         """Which commits the tables are at; another version means that there is something new to read."""
-        opened = (self._engine.monitor.lake.open(name) for name in WATCHED)
-        return tuple(-1 if table is None else table.version() for table in opened)
+        return self._files.versions(WATCHED)
 
     def latest(self) -> Columns:
         """One row per market of the last 24 h, with its metrics of now: as the last tick stored them, else computed."""
         columns = ", ".join(_LATEST)
-        patience = timedelta(seconds=_OF_NOW * self._engine.monitor.settings.cadence_s)
-        now = self._engine.now.replace(tzinfo=None)
-        stored = self._engine.query(
-            f"select {columns} from stored_latest where as_of > :since and as_of <= :now order by market_id",
-            since=now - patience,
-            now=now,
-        )
-        return (
-            plain(stored)
-            if stored.num_rows
-            else self._columns(f"select {columns} from latest order by market_id")
-        )
+        return self._columns(f"select {columns} from {latest_source(self._engine)} order by market_id")
 
     def current(self) -> Columns:
         """One row per market, measure: at, value, average_1h, ratio_1h of now."""

@@ -26,7 +26,7 @@ from cryptomon_lib.holes import DAY, FILLED, TICKS, first_polls, load_holes, min
 from cryptomon_lib.lake import Batch
 from cryptomon_lib.monitor import Monitor, budgets
 from cryptomon_lib.payloads import INGEST, QUARANTINE, parse_key
-from cryptomon_lib.run import load_runs
+from cryptomon_lib.runs import load_runs
 from cryptomon_lib.tables import day_of, schema
 
 log = logging.getLogger(__name__)

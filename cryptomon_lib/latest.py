@@ -67,12 +67,14 @@ def shared_columns() -> list[str]:
     return [column for column in TABLES[LATEST].column_names if column in given - {_AS_OF}]
 
 
-def is_of_now(engine: Engine, as_of: datetime | None) -> bool:
-    """Whether what was written as of a moment (naive UTC) may stand for the view now: it is at most two ticks old."""
+def latest_source(engine: Engine) -> str:
+    """What to read `latest` from: the table, which is `stored_latest`, while it is at most two ticks old; else the view."""
+    as_of = engine.query(f"select max({_AS_OF}) as {_AS_OF} from stored_{LATEST}")[_AS_OF][0].as_py()
     if as_of is None:
-        return False
+        return LATEST
     age = engine.now.replace(tzinfo=None) - as_of
-    return timedelta(0) <= age <= 2 * timedelta(seconds=engine.monitor.settings.cadence_s)
+    is_of_now = timedelta(0) <= age <= 2 * timedelta(seconds=engine.monitor.settings.cadence_s)
+    return f"stored_{LATEST}" if is_of_now else LATEST
 
 
 def _as_stored(rows: pa.Table, now: datetime) -> pa.Table:

@@ -12,7 +12,7 @@ from cryptomon_lib import lint, sql
 from cryptomon_lib.config import nearest
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.errors import MetricError, UnknownMarket
-from cryptomon_lib.latest import is_of_now, shared_columns
+from cryptomon_lib.latest import latest_source, shared_columns
 
 
 def describe_views() -> pd.DataFrame:
@@ -133,7 +133,4 @@ def latest(engine: Engine) -> pd.DataFrame:
     From the table of that name where it is of now, which it is while ticks run; else from the view.
     """
     columns = ", ".join(shared_columns())
-    stored = engine.query(f"select as_of, {columns} from stored_latest order by market_id").to_pandas()
-    if len(stored) and is_of_now(engine, stored["as_of"].iloc[0].to_pydatetime()):
-        return stored.drop(columns="as_of")
-    return engine.query(f"select {columns} from latest order by market_id").to_pandas()
+    return engine.query(f"select {columns} from {latest_source(engine)} order by market_id").to_pandas()

@@ -107,7 +107,6 @@ class PageData:
             "spikes": self._spikes(found),
             "gaps": self._gaps(found),
             "alerts": self._firing(found),
-            "sources": rows_of(self._readings.sources()),
             "watchlist": self._watchlist(found),
         }
 
@@ -220,7 +219,6 @@ class PageData:
         days, sizes = storage_by_day(self.monitor)
         return {
             "runs": newest_runs(self.monitor),
-            "sources": rows_of(self._readings.sources()),
             "quarantine": quarantine_by_source(self.monitor),
             "storage": charts.storage_chart(days, sizes),
             "stored_mb": sum(sum(values) for _, values in sizes),

@@ -39,18 +39,22 @@ class DayReport:
 
     @cached_property
     def latest(self) -> pd.DataFrame:
-        """One row per market: its metrics at the day's end."""
-        return self.engine.query(
+        """One row per market: its metrics at the day's end; change_pct is the exchange's own, else between our samples."""
+        found = self.engine.query(
             "select market_id, exchange, market, symbol, quote, kind, price, return_24h_pct, change_24h_pct, cv_24h, "
             "volatility_24h_pct, quote_volume_24h from latest order by market_id"
         ).to_pandas()
+        return found.assign(change_pct=found["change_24h_pct"].fillna(found["return_24h_pct"]))
+
+    @property
+    def _moved(self) -> pd.DataFrame:
+        """The spot markets whose change is known."""
+        return self.latest[self.latest["kind"] == "spot"].dropna(subset="change_pct")
 
     @cached_property
     def movers(self) -> pd.DataFrame:
         """The spot markets that rose and fell most over the 24 h before the day's end: one row each, best first."""
-        spot = self.latest[self.latest["kind"] == "spot"].copy()
-        spot["change_pct"] = spot["change_24h_pct"].fillna(spot["return_24h_pct"])
-        spot = spot.dropna(subset="change_pct").sort_values("change_pct", ascending=False)
+        spot = self._moved.sort_values("change_pct", ascending=False)
         ends = pd.concat([spot.head(_LISTED), spot.tail(_LISTED)]).drop_duplicates("market_id")
         return ends[
             ["exchange", "market", "symbol", "price", "change_pct", "volatility_24h_pct", "quote_volume_24h"]
@@ -59,8 +63,7 @@ class DayReport:
     @cached_property
     def breadth(self) -> dict[str, int]:
         """How many spot markets rose, fell and stayed, of those whose change is known."""
-        spot = self.latest[self.latest["kind"] == "spot"]
-        change = spot["change_24h_pct"].fillna(spot["return_24h_pct"]).dropna()
+        change = self._moved["change_pct"]
         return {
             "up": int((change > 0).sum()),
             "down": int((change < 0).sum()),

@@ -49,7 +49,6 @@ from cryptomon_lib.pings import pinged
 from cryptomon_lib.readable import readable
 from cryptomon_lib.retention import expire_daily
 from cryptomon_lib.runs import RUNS
-from cryptomon_lib.runs import load_runs as load_runs  # whoever runs also asks what ran
 from cryptomon_lib.schedule import Job, is_scheduled, job_named, notebook_path
 
 log = logging.getLogger(__name__)

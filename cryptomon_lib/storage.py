@@ -120,6 +120,15 @@ class Storage:
         with _told("look for", self, key):
             return self.fs.isfile(self.path(key))
 
+    def identity(self, key: str) -> tuple[str, ...] | None:
+        """What tells this object from another of the same key, at other times; None where there is none."""
+        with _told("look for", self, key):
+            try:
+                about = self.fs.info(self.path(key))
+            except FileNotFoundError:
+                return None
+        return tuple(str(about.get(name)) for name in ("size", "mtime", "ino", "ETag", "LastModified"))
+
     def objects(self, prefix: str) -> list[Object]:
         """All objects below `prefix/`, by key."""
         with _told("list", self, prefix):

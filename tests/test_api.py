@@ -19,13 +19,14 @@ import uvicorn
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
-from cryptomon_lib import sql
+from cryptomon_lib import Engine, api_questions, sql
 from cryptomon_lib.api import create_app
 from cryptomon_lib.api_answers import FORMATS, PROBLEM_TYPE, Answer, Shared, chosen_format
-from cryptomon_lib.api_questions import thinned
+from cryptomon_lib.api_questions import Questions, thinned
 from cryptomon_lib.client import Client
 from cryptomon_lib.errors import ApiError, ConfigError, CryptomonError
 from cryptomon_lib.lake import Batch
+from cryptomon_lib.latest import keep_latest
 
 MINUTE = timedelta(minutes=1)
 TYPES = {*FORMATS.values(), PROBLEM_TYPE}
@@ -186,6 +187,34 @@ def test_pages_follow_each_other_without_a_row_twice_or_none(ask, served):
         seen += [row["market_id"] for row in answer.json()["rows"]]
         address = answer.links.get("next", {}).get("url")
     assert len(seen) == 5 and seen == sorted(seen)
+
+
+def test_latest_is_what_the_tick_stored_while_that_is_of_now(local, table_of):
+    now = datetime.now(UTC)
+    tick = {"market_id": "kraken:kraken:BTC-USD", "collected_at": now - timedelta(seconds=30), "price": 100.0}
+    local.lake.append("ticks", [Batch("first", table_of("ticks", [tick]))])
+    assert keep_latest(Engine(local)).rows == 1
+    later = tick | {"collected_at": now - timedelta(seconds=1), "price": 7.0}
+    local.lake.append("ticks", [Batch("later", table_of("ticks", [later]))])
+    questions = Questions(local)
+    assert questions.view("latest", {}, None, None, 10, 0).table["price"].to_pylist() == [100.0]
+    assert questions.view("newest_ticks", {}, None, None, 10, 0).table["price"].to_pylist() == [7.0]
+
+
+def test_what_a_name_stands_for_is_read_once_for_the_same_data(local, table_of, monkeypatch):
+    def tick(name):
+        row = {"market_id": f"kraken:kraken:{name}", "collected_at": datetime.now(UTC), "price": 1.0}
+        local.lake.append("ticks", [Batch(name, table_of("ticks", [row]))])
+
+    tick("BTC-USD")
+    questions, read = Questions(local), []
+    monkeypatch.setattr(api_questions.time, "time", lambda: 60.0)
+    markets = api_questions.metrics.markets
+    monkeypatch.setattr(api_questions.metrics, "markets", lambda engine: read.append(1) or markets(engine))
+    assert {questions.market_id("kraken:BTC-USD") for _ in range(3)} == {"kraken:kraken:BTC-USD"}
+    assert len(read) == 1
+    tick("ETH-USD")
+    assert questions.market_id("kraken:ETH-USD") == "kraken:kraken:ETH-USD" and len(read) == 2
 
 
 # ---- what may be kept

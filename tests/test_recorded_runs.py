@@ -9,7 +9,8 @@ import pytest
 
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.monitor import open_monitor
-from cryptomon_lib.run import Kernels, load_runs, run_job
+from cryptomon_lib.run import Kernels, run_job
+from cryptomon_lib.runs import load_runs
 from cryptomon_lib.simulator import Simulator
 
 pytestmark = pytest.mark.notebook

@@ -15,7 +15,8 @@ import pytest
 
 from cryptomon_lib.errors import AlreadyRunning, NotebookFailed, ParameterError, RunTimeout
 from cryptomon_lib.monitor import open_monitor
-from cryptomon_lib.run import Kernels, checked_parameters, declared_parameters, load_runs, run_job
+from cryptomon_lib.run import Kernels, checked_parameters, declared_parameters, run_job
+from cryptomon_lib.runs import load_runs
 
 pytestmark = pytest.mark.notebook
 PROJECT = Path(__file__).parent.parent
@@ -153,7 +154,7 @@ def test_the_record_is_there_before_the_notebook_begins(project):
         "10_first",
         """
         from cryptomon_lib import Facts, open_monitor
-        from cryptomon_lib.run import load_runs
+        from cryptomon_lib.runs import load_runs
         Facts(status=load_runs(open_monitor("local"))[0]["status"])
         """,
     )

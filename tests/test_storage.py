@@ -259,3 +259,13 @@ def test_a_misspelled_bucket_is_an_error_and_no_empty_queue(s3):
 
     with pytest.raises(StorageError, match="no bucket nobody-made-this"):
         storage.objects("ingest")
+
+
+def test_an_object_written_anew_is_told_from_the_one_before(monitor):
+    storage = monitor.storage
+    assert storage.identity("a/b.json") is None
+    storage.put("a/b.json", b"one")
+    first = storage.identity("a/b.json")
+    assert storage.identity("a/b.json") == first
+    storage.put("a/b.json", b"other")
+    assert storage.identity("a/b.json") != first

@@ -15,7 +15,7 @@ import pytest
 
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.monitor import open_monitor
-from cryptomon_lib.run import load_runs
+from cryptomon_lib.runs import load_runs
 
 pytestmark = pytest.mark.notebook
 PROJECT = Path(__file__).parent.parent

@@ -7,7 +7,7 @@ changed, so a query that looked goes on with what it saw.
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
@@ -33,8 +33,8 @@ _LETTERS = 32
 class Snapshot:
     """One version of a table: its files, and of each what the log says of the values in it."""
 
-    def __init__(self, name: str, uri: str, actions: pa.Table | None):
-        self.name = name
+    def __init__(self, name: str, uri: str, actions: pa.Table | None, version: int = -1):
+        self.name, self.version = name, version
         self._types = {column.name: column.type for column in TABLES[name].columns}
         self._actions = pa.table({}) if actions is None else actions
         self._columns: dict[str, np.ndarray] = {}
@@ -211,9 +211,13 @@ class Files:
             # marked before it is looked at: who commits meanwhile is seen the next time
             mark = self._mark(name, table.version())
             actions = pa.table(table.get_add_actions(flatten=True))
-            snapshot = Snapshot(name, self._lake.uri(name), actions)
+            snapshot = Snapshot(name, self._lake.uri(name), actions, table.version())
             self._followed[name] = _Followed(table, mark, snapshot)
             return snapshot
+
+    def versions(self, names: Iterable[str]) -> tuple[int, ...]:
+        """Which commit each table is at; -1 where nothing was written yet."""
+        return tuple(self.newest(name).version for name in names)
 
     def _is_newest(self, name: str, known: _Followed) -> bool:
         version = known.table.version()
@@ -233,10 +237,4 @@ class Files:
 
     def _mark(self, name: str, version: int) -> tuple | None:
         """What tells one commit's file from another of the same name; None where there is none."""
-        fs = self._lake.storage.fs
-        path = f"{self._lake.uri(name).removeprefix('s3://')}/_delta_log/{version:020}.json"
-        try:
-            about = fs.info(path)
-        except FileNotFoundError:
-            return None
-        return tuple(str(about.get(key)) for key in ("size", "mtime", "ino", "ETag", "LastModified"))
+        return self._lake.storage.identity(f"tables/{name}/_delta_log/{version:020}.json")

@@ -5,7 +5,7 @@ function marketView(page) {
   const rank = page.figure("Standard deviation of the market and its neighbours in rank");
   const name = element("h1"), where = element("p", { class: "cm-market-where" }), facts = element("dl", { class: "cm-facts" });
   const measures = choices("Measure", (measure) => page.go({ measure })), windows = choices("Window", (window) => page.go({ window })), kinds = choices("Drawn as", (kind) => page.go({ kind }));
-  const compare = searchBox((market) => page.go({ compare: [...compared.map((one) => one.link), page.linkOf(market)].join(",") }), { id: "compare", label: "Compare with another market", placeholder: "+ compare with …" });
+  const compare = searchBox((market) => page.go({ compare: [...compared.map((one) => one.link), market].join(",") }), { id: "compare", label: "Compare with another market", placeholder: "+ compare with …" });
   const chips = element("div", { class: "cm-chips" });
   const valueTitle = element("span"), ratioTitle = element("span");
   const csv = element("button", { type: "button", class: "cm-action", onclick: () => save() }, "CSV");

@@ -52,7 +52,6 @@ function render({ model, el, host = {} }) {
     get state() { return state; },
     figure(label) { const made = figurePlace(about.palettes, plotly, failed, label); figures.push(made); return made; },
     titled(words) { if (document.body.classList.contains("cm-body")) document.title = `${words} · cryptomon${about.simulated ? " (simulated)" : ""}`; },
-    linkOf: (market) => market,
     async asked(question, given, use) { try { use(await ask(question, given)); banner("problem", ""); } catch (error) { trouble(error); } },
   };
   const root = element("div", { class: "cm" });
