@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 ALERTS = "40_alerts"
 # a kernel that is kept is replaced now and then: whatever leaks in it has an end
 _RUNS_PER_KERNEL = 120
+_ASKED_AGAIN_S = 5
 # `%reset` would do, but it collects garbage each time: a tenth of a second a notebook
 _CLEAN = """(lambda ip: (
     ip.user_ns["_oh"].clear(),
@@ -66,11 +67,16 @@ _CLEAN = """(lambda ip: (
 _ENGINE = "cryptomon"
 
 
-class Stopped(BaseException):
-    """A signal asked for the end; no `except Exception` on the way keeps it."""
+class Stopped(KeyboardInterrupt):
+    """A signal asked for the end; no `except Exception` on the way keeps it, and asyncio lets it through.
 
-    def __init__(self, number: int):
+    answered: set by whoever catches it; until then the signal comes again, see `signals`.
+    """
+
+    def __init__(self, number: int, answered: threading.Event | None = None):
+        super().__init__(number)
         self.number = number
+        self.answered = answered or threading.Event()
 
 
 def run_job(
@@ -254,17 +260,34 @@ class Kernels:
 
 @contextmanager
 def signals() -> Iterator[None]:
-    """SIGTERM and SIGINT raise Stopped while this is open."""
+    """SIGTERM and SIGINT raise Stopped while this is open.
+
+    What is raised inside a finalizer or a library's callback is swallowed there, so the signal is given again
+    every few seconds until somebody answered it.
+    """
+    answered, asked, giving = threading.Event(), threading.Event(), threading.Lock()
+
+    def again(number: int) -> None:
+        while not answered.wait(_ASKED_AGAIN_S):
+            with giving:
+                if not answered.is_set():
+                    os.kill(os.getpid(), number)
 
     def stop(number, frame):
-        # a second signal while the first is being answered would tear up the answer
-        signal.signal(number, signal.SIG_IGN)
-        raise Stopped(number)
+        # one that comes while the first is being answered would tear up the answer
+        if answered.is_set():
+            return
+        if not asked.is_set():
+            asked.set()
+            threading.Thread(target=again, args=(number,), name="asked-again", daemon=True).start()
+        raise Stopped(number, answered)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
+        with giving:
+            answered.set()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -394,6 +417,7 @@ def _execute(
             )
         return NotebookFailed(f"{path.name}: its kernel died; out of memory, or ended from outside.")
     except Stopped as stop:
+        stop.answered.set()
         failure = RunStopped(f"{path.name}: ended by {signal.Signals(stop.number).name}.")
         failure.exit_code = 128 + stop.number
         return failure

@@ -66,7 +66,8 @@ def up(environment: str, hours: int = 24, minutes: int | None = None, console: C
                 minutes=minutes,
                 told=lambda says: console.print(says, highlight=False, soft_wrap=True),
             )
-        except Stopped:
+        except Stopped as stop:
+            stop.answered.set()
             console.print("Ending …")
     console.print("Ended: nothing is left running.")
 

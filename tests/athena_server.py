@@ -166,7 +166,7 @@ class AthenaServer:
 
     def _run(self, name, one):
         one.state, one.scanned = "RUNNING", self.scanned
-        self.running.wait(30)
+        self.running.wait(90)
         if one.state == "CANCELLED":
             return
         if self.limit is not None and one.scanned > self.limit:

@@ -88,7 +88,7 @@ def served(filled):
 @pytest.fixture
 def ask(served):
     def asked(path, **kwargs):
-        return requests.get(f"{served}{path}", timeout=30, **kwargs)
+        return requests.get(f"{served}{path}", timeout=90, **kwargs)
 
     return asked
 
@@ -183,7 +183,7 @@ def test_rank_measures_and_health_say_what_the_views_say(ask):
 def test_pages_follow_each_other_without_a_row_twice_or_none(ask, served):
     seen, address = [], f"{served}/v1/markets?limit=2"
     while address:
-        answer = requests.get(address, timeout=30)
+        answer = requests.get(address, timeout=90)
         seen += [row["market_id"] for row in answer.json()["rows"]]
         address = answer.links.get("next", {}).get("url")
     assert len(seen) == 5 and seen == sorted(seen)
@@ -223,21 +223,21 @@ def test_what_a_name_stands_for_is_read_once_for_the_same_data(local, table_of, 
 def test_a_tag_spares_the_body_until_the_data_changes(filled, table_of, now):
     running = serve(create_app(filled))
     try:
-        first = requests.get(f"{running.url}/v1/latest", timeout=30)
+        first = requests.get(f"{running.url}/v1/latest", timeout=90)
         assert first.headers["Cache-Control"].startswith("public, max-age=")
         assert 1 <= int(first.headers["Cache-Control"].rpartition("=")[2]) <= 60
         again = {"If-None-Match": first.headers["ETag"]}
         # at the turn of a minute the tag is another, since views look at the clock
-        kept = [requests.get(f"{running.url}/v1/latest", headers=again, timeout=30) for _ in range(2)]
+        kept = [requests.get(f"{running.url}/v1/latest", headers=again, timeout=90) for _ in range(2)]
         assert (
             any(one.status_code == 304 and not one.content for one in kept)
             or now.minute != datetime.now(UTC).minute
         )
-        assert requests.get(f"{running.url}/v1/markets", headers=again, timeout=30).status_code == 200
+        assert requests.get(f"{running.url}/v1/markets", headers=again, timeout=90).status_code == 200
         other = {"market_id": "kraken:kraken:NEW-USD", "collected_at": datetime.now(UTC), "price": 1.0}
         filled.lake.append("ticks", [Batch("new", table_of("ticks", [other]))])
         time.sleep(1.2)
-        changed = requests.get(f"{running.url}/v1/latest?market=NEW-USD", headers=again, timeout=30)
+        changed = requests.get(f"{running.url}/v1/latest?market=NEW-USD", headers=again, timeout=90)
         assert changed.status_code == 200 and changed.json()["rows"][0]["price"] == 1.0
     finally:
         running.end()
@@ -334,7 +334,7 @@ def test_a_question_that_cannot_be_answered_says_what_and_what_to_do(ask, path, 
 
 def test_only_reading_is_possible(ask, served):
     for method in ("POST", "PUT", "DELETE", "PATCH"):
-        answer = requests.request(method, f"{served}/v1/latest", timeout=30)
+        answer = requests.request(method, f"{served}/v1/latest", timeout=90)
         assert answer.status_code == 405 and answer.headers["Content-Type"] == "application/problem+json"
 
 
@@ -372,11 +372,11 @@ def test_data_that_cannot_be_read_is_503_and_the_next_question_is_asked_anew(fil
             raise StorageError("Cannot open s3://secret-bucket/place")
 
         monkeypatch.setattr(type(filled.lake), "open", broken)
-        answer = requests.get(f"{running.url}/v1/latest", timeout=30)
+        answer = requests.get(f"{running.url}/v1/latest", timeout=90)
         assert answer.status_code == 503 and answer.headers["Retry-After"] == "5"
         assert "secret-bucket" not in answer.text
         monkeypatch.setattr(type(filled.lake), "open", query)
-        assert requests.get(f"{running.url}/v1/latest", timeout=30).status_code == 200
+        assert requests.get(f"{running.url}/v1/latest", timeout=90).status_code == 200
     finally:
         running.end()
 
@@ -384,9 +384,9 @@ def test_data_that_cannot_be_read_is_503_and_the_next_question_is_asked_anew(fil
 def test_without_any_tick_health_says_down(local):
     running = serve(create_app(local))
     try:
-        answer = requests.get(f"{running.url}/v1/health", timeout=30)
+        answer = requests.get(f"{running.url}/v1/health", timeout=90)
         assert answer.status_code == 503 and answer.json()["status"] == "down"
-        assert requests.get(f"{running.url}/v1/latest", timeout=30).json()["rows"] == []
+        assert requests.get(f"{running.url}/v1/latest", timeout=90).json()["rows"] == []
     finally:
         running.end()
 
@@ -406,14 +406,14 @@ def test_with_keys_named_only_they_are_let_in_each_so_often(open_at, filled, mon
             {"X-API-Key": ""},
             {"Authorization": "Basic k-ana"},
         ):
-            refused = requests.get(address, headers=headers, timeout=30)
+            refused = requests.get(address, headers=headers, timeout=90)
             assert refused.status_code == 401 and "k-ana" not in refused.text
         ana = {"Authorization": "Bearer k-ana"}
-        answers = [requests.get(address, headers=ana, timeout=30) for _ in range(4)]
+        answers = [requests.get(address, headers=ana, timeout=90) for _ in range(4)]
         assert [one.status_code for one in answers] == [200, 200, 200, 429]
         assert answers[0].headers["Cache-Control"].startswith("private")
         assert 1 <= int(answers[3].headers["Retry-After"]) <= 60
-        assert requests.get(address, headers={"X-API-Key": "k-bob"}, timeout=30).status_code == 200
+        assert requests.get(address, headers={"X-API-Key": "k-bob"}, timeout=90).status_code == 200
     finally:
         running.end()
 

@@ -425,7 +425,7 @@ def queue(moto, columns, rows):
     ]
     data = [{"Data": [{} if value is None else {"VarCharValue": value} for value in row]} for row in rows]
     body = {"results": [{"rows": data, "column_info": given}], "region": "us-east-1"}
-    requests.post(f"{moto.place.endpoint_url}/moto-api/static/athena/query-results", json=body, timeout=10)
+    requests.post(f"{moto.place.endpoint_url}/moto-api/static/athena/query-results", json=body, timeout=60)
 
 
 def started(moto, text):
@@ -463,11 +463,11 @@ def test_moto_a_query_that_is_given_up_is_stopped(moto):
     manager = f"{moto.place.endpoint_url}/moto-api/state-manager"
     model = {"model_name": "athena::execution"}
     slow = model | {"transition": {"progression": "manual", "times": 1000}}
-    requests.post(f"{manager}/set-transition", json=slow, timeout=10)
+    requests.post(f"{manager}/set-transition", json=slow, timeout=60)
     try:
         with pytest.raises(QueryError, match="took longer"):
             open_backend(opened(moto.place, athena={"timeout_s": 1})).do("select 'given up'")
     finally:
-        requests.post(f"{manager}/unset-transition", json=model, timeout=10)
+        requests.post(f"{manager}/unset-transition", json=model, timeout=60)
     (told,) = started(moto, "select 'given up'")
     assert told["Status"]["State"] == "CANCELLED"

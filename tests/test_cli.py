@@ -104,11 +104,11 @@ def test_simulate_says_where_it_listens_and_ends_cleanly_on_a_signal():
     )
     address = dict(process.stdout.readline().split() for _ in range(4))["kraken"]
 
-    with urllib.request.urlopen(f"{address}/0/public/Ticker?assetVersion=1", timeout=10) as answer:
+    with urllib.request.urlopen(f"{address}/0/public/Ticker?assetVersion=1", timeout=60) as answer:
         assert len(json.load(answer)["result"]) > 50
     process.terminate()
 
-    assert process.wait(15) == 0
+    assert process.wait(60) == 0
 
 
 @pytest.mark.notebook

@@ -435,9 +435,9 @@ def test_dark_is_dark_in_page_and_charts(visit):
 def test_a_lost_connection_is_told_and_mends_by_itself(visit):
     faults = list(visit.faults)
     visit.context.route("**/cryptomon/data/**", lambda route: route.abort())
-    visit.page.wait_for_selector("[data-kind=gone]:has-text('no longer changes')", timeout=20_000)
+    visit.page.wait_for_selector("[data-kind=gone]:has-text('no longer changes')", timeout=60_000)
     visit.context.unroute("**/cryptomon/data/**")
-    visit.page.wait_for_selector("[data-kind=gone]", state="detached", timeout=20_000)
+    visit.page.wait_for_selector("[data-kind=gone]", state="detached", timeout=60_000)
     # what was made to fail here is no fault of the page
     visit.faults[:] = faults
 
@@ -530,8 +530,8 @@ def test_it_asks_for_its_token_says_what_to_do_without_data_and_ends_with_its_ke
         processes = psutil.Process(server.pid).children(recursive=True)
     finally:
         server.process.send_signal(signal.SIGINT)
-    assert server.wait(30) == 0
-    assert psutil.wait_procs(processes, timeout=10)[1] == []
+    assert server.wait(90) == 0
+    assert psutil.wait_procs(processes, timeout=60)[1] == []
 
 
 def test_a_taken_port_is_said_and_the_next_is_taken(caplog):

@@ -179,7 +179,7 @@ def append_all(root, endpoint_url, environ, name, ids, gate, rounds):
     os.environ.update(environ)
     monitor = open_monitor("local", flags={"root": root, "endpoint_url": endpoint_url})
     lake = monitor.lake
-    gate.wait(60)
+    gate.wait(90)
     for number in range(rounds):
         rows = rounds_rows(name, number)
         lake.append(name, [Batch(f"{id}-{number}", rows) for id in ids], fresh(lake, name))
@@ -226,7 +226,7 @@ def test_threads_that_create_a_table_at_once_lose_nothing(local, ticks, stored):
     gate, failed = threading.Barrier(4), []
 
     def write(number):
-        gate.wait(30)
+        gate.wait(90)
         try:
             Lake(local.storage).append("ticks", [Batch(f"{number}", ticks(NOON + number * MINUTE))])
         except StorageError as error:

@@ -30,7 +30,7 @@ def service(monkeypatch):
 
 
 def said(service):
-    _pinger.wait(20)
+    _pinger.wait(90)
     return [path.rsplit("/", 1)[1] for path in service.asked]
 
 
@@ -75,7 +75,7 @@ def test_a_service_that_is_away_and_a_variable_that_is_not_set_are_told_without_
     with caplog.at_level("DEBUG"):
         with pytest.raises(ZeroDivisionError), pinged(Ping(fail="JOB_FAIL")):
             _ = 1 / 0
-        _pinger.wait(20)
+        _pinger.wait(90)
 
     assert "JOB_START was not taken: ConnectionError" in caplog.text
     assert "JOB_SUCCESS is not set" in caplog.text

@@ -24,7 +24,7 @@ def keep(path, value):
 
 def get(simulator, path, at=None):
     headers = {"X-As-Of": at} if at else {}
-    return requests.get(simulator.url + path, headers=headers, timeout=10)
+    return requests.get(simulator.url + path, headers=headers, timeout=60)
 
 
 def bars(base, hole=HOLE):
@@ -148,7 +148,7 @@ def test_the_folder_of_one_exchange_is_enough(recordings):
     with Simulator(replay=folder / "kraken") as simulator:
         assert list(simulator.hosts) == ["kraken"]
         assert get(simulator, "/kraken/0/public/Ticker?assetVersion=1").content == bodies["new"]
-        assert requests.get(simulator.url, timeout=5).json()["simulated"] is False
+        assert requests.get(simulator.url, timeout=60).json()["simulated"] is False
 
 
 def test_nothing_to_replay_is_said_at_once(tmp_path):

@@ -1,5 +1,6 @@
 """Runs: what is refused before a kernel starts, what is kept after, and what signals, limits and kills do."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from cryptomon_lib import run
 from cryptomon_lib.errors import AlreadyRunning, NotebookFailed, ParameterError, RunTimeout
 from cryptomon_lib.monitor import open_monitor
 from cryptomon_lib.run import Kernels, checked_parameters, declared_parameters, run_job
@@ -252,6 +254,32 @@ def test_a_run_that_takes_too_long_in_all_ends(project, monkeypatch):
     assert load_runs(monitor)[0]["status"] == "timeout"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_a_finalizer_swallows_comes_again(monkeypatch):
+    monkeypatch.setattr(run, "_ASKED_AGAIN_S", 0.05)
+
+    class Careless:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            sum(range(100))
+
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(run.Stopped) as caught, run.signals():
+        Careless()
+        time.sleep(20)
+    assert caught.value.number == signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+def test_a_signal_in_a_callback_of_asyncio_is_not_swallowed():
+    async def main():
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+        await asyncio.sleep(20)
+
+    with pytest.raises(run.Stopped), run.signals():
+        asyncio.run(main())
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_notebook_and_kernel_and_closes_the_record(project, number):
     write(project, "10_first", SLOW)
@@ -259,7 +287,7 @@ def test_a_signal_ends_notebook_and_kernel_and_closes_the_record(project, number
     kernel = wait_until(lambda: has_begun(project))
 
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=90)
 
     assert process.returncode == 128 + number
     assert number.name in said
@@ -280,7 +308,7 @@ def test_two_runs_of_a_job_never_overlap_and_a_killed_one_frees_its_lock(project
         run_job(monitor, "both", kernels=kernels) if write(project, "20_second", "1") else None
 
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(10)
+    process.wait(60)
     assert load_runs(monitor)[0]["status"] == "killed"
     wait_until(lambda: not is_alive(kernel), 30)
     write(project, "10_first", "count")

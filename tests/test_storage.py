@@ -39,7 +39,7 @@ def test_of_threads_that_create_the_same_object_exactly_one_succeeds(place):
     def create(number):
         mine = Storage(place.root, place.endpoint_url)
         mine.exists("warm")
-        gate.wait(30)
+        gate.wait(90)
         if mine.create("slot.gz", str(number).encode() * 10_000):
             won.append(number)
 

@@ -84,7 +84,7 @@ def test_one_command_fills_serves_ticks_and_leaves_nothing_running(up, tmp_path,
     below = children(monitor.process.pid)
     assert len(below) >= 3
     monitor.process.send_signal(signal.SIGINT)
-    assert monitor.process.wait(30) == 0
+    assert monitor.process.wait(90) == 0
     assert "nothing is left running" in monitor.said
     time.sleep(2)
     assert not {pid for pid in below if Path(f"/proc/{pid}").exists() and _alive(pid)}
@@ -107,7 +107,7 @@ def test_a_taken_port_is_told_and_another_one_is_used(up):
 
     assert f"Port {taken[0]} is taken" in monitor.said and f"Port {taken[1]} is taken" in monitor.said
     monitor.process.send_signal(signal.SIGTERM)
-    assert monitor.process.wait(30) == 0
+    assert monitor.process.wait(90) == 0
 
 
 def _alive(pid: int) -> bool:
