@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from html import escape
 from itertools import pairwise
 from typing import Any
@@ -581,7 +582,13 @@ def _millisecond(moment: Any) -> int:
 
 def _utc(moments: Sequence[int]) -> list[str]:
     """Moments as plotly takes them for what a clock in UTC shows; bare numbers it would move to the viewer's zone."""
-    return [f"{datetime.fromtimestamp(moment // 1000, UTC):%Y-%m-%d %H:%M:%S}" for moment in moments]
+    return [_utc_second(moment // 1000) for moment in moments]
+
+
+# a chart's lines, and the charts of one poll's markets, share their moments
+@lru_cache(maxsize=1 << 16)
+def _utc_second(second: int) -> str:
+    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _clock(moments: list[int]) -> list[str]:

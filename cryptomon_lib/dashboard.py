@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static"
 # the page's script in parts; together they are one module, so that it also loads where no server has files
 SCRIPTS = (
-    "elements.js", "search.js", "table.js", "figures.js", "asking.js", "overview.js", "market.js", "alerts.js",
+    "elements.js", "search.js", "table.js", "sketch.js", "figures.js", "asking.js", "overview.js", "market.js", "alerts.js",
     "operations.js", "page.js",
 )  # fmt: skip
 PAGE_MIME = "application/vnd.cryptomon.page+json"

@@ -22,6 +22,7 @@ from cryptomon_lib.errors import RunError
 from cryptomon_lib.lake import Batch
 
 HOSTILE = "<img src=x onerror=document.title='taken'>"
+ETH = "market=kraken:ETH-USD"
 HOURS = 3
 HOLE = range(60, 80)
 PAIRS = {"BTC-USD": 96_000.0, "ETH-USD": 3_400.0, "SOL-USD": 180.0, "ETH-BTC": 0.0354}
@@ -166,7 +167,8 @@ class Visit:
         """Wait until a market is shown, drawn."""
         self.page.wait_for_function(
             "name => [...document.querySelectorAll('.cm h1')].some(h => h.textContent === name && h.offsetParent) "
-            "&& !document.querySelector('.cm[aria-busy]')",
+            "&& !document.querySelector('.cm[aria-busy]') "
+            "&& ![...document.querySelectorAll('.cm-figure[data-pending]')].some(figure => figure.offsetParent)",
             arg=name,
             timeout=PATIENT_MS,
         )
@@ -249,6 +251,69 @@ def test_a_market_is_found_by_a_few_letters_and_drawn(visit):
     visit.market("ETH-USD")
     assert visit.drawn() > before
     assert "market=kraken%3AETH-USD" in visit.page.url
+
+
+@pytest.mark.browser
+def test_a_market_that_the_search_marks_is_asked_for_before_it_is_picked(visit):
+    asked = []
+
+    def note(request):
+        if "/data/market" in request.url:
+            asked.append(request.url)
+
+    visit.page.on("request", note)
+    visit.page.keyboard.press("/")
+    with visit.page.expect_response(lambda answer: "/data/market" in answer.url and "BTC" in answer.url):
+        visit.page.keyboard.type("kraken:BTC-USD")
+    before = len(asked)
+    visit.page.keyboard.press("Enter")
+    visit.market("BTC-USD")
+    visit.page.remove_listener("request", note)
+    assert len(asked) == before
+
+
+@pytest.mark.browser
+def test_a_pasted_market_id_is_found(visit):
+    market_id = "kraken:kraken:ETH-USD"
+    visit.page.locator(".cm-top .cm-search-input").fill(market_id)
+    assert visit.page.locator("[role=option]").first.get_attribute("data-market") == market_id
+    visit.page.keyboard.press("Escape")
+
+
+def labels(page, selector):
+    """What stands at the value axis of the first chart, by its words, and how high."""
+    found = page.locator(selector).evaluate_all(
+        "all => all.map(one => [one.textContent, one.getBoundingClientRect().y])"
+    )
+    return {says: y for says, y in found if re.fullmatch(r"[−\d.,]+[kMμ]?( %)?", says)}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "asked",
+    ["page=overview", *(ETH + more for more in ("", "&kind=candles&window=6h", "&compare=kraken:BTC-USD"))],
+)  # fmt: skip
+def test_the_first_chart_is_a_picture_that_waits_for_no_library(chromium, served, asked):
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    page, faults, held = context.new_page(), [], []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.route("**/plotly.js*", lambda route: held.append(route))  # playwright marks what it is given
+    with page.expect_request("**/plotly.js*", timeout=PATIENT_MS):
+        page.goto(f"{served.url}/?{asked}", wait_until="commit")
+        figure = f".cm-card-{'watchlist' if 'overview' in asked else 'value'} .cm-figure"
+        page.wait_for_selector(f"{figure} .cm-sketch", timeout=PATIENT_MS)
+    picture = labels(page, f"{figure} .cm-sketch text")
+    shapes = page.locator(f"{figure} .cm-sketch svg > *").count()
+    # the library arrives, and the chart takes the picture's place
+    for route in held:
+        route.continue_()
+    page.wait_for_selector(f"{figure}[data-drawn] .main-svg", timeout=PATIENT_MS)
+    chart = labels(page, f"{figure} .ytick text, {figure} .y2tick text")
+    left = page.locator(".cm-sketch").count()
+    context.close()
+    assert faults == [] and left == 0 and shapes >= 1
+    same = picture.keys() & chart.keys()
+    assert len(same) >= 2 and all(abs(picture[says] - chart[says]) < 8 for says in same), (picture, chart)
 
 
 @pytest.mark.browser

@@ -2,9 +2,15 @@
 
 const DRAWING = { responsive: true, displaylogo: false, displayModeBar: "hover", modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]], toImageButtonOptions: { format: "png", scale: 2 } };
 
+// the charts' library: a promise of it, and what begins to load it
+function lazily(load) {
+  let want;
+  const wanted = new Promise((resolve) => { want = resolve; });
+  return [wanted.then(() => window.Plotly ?? load()), () => want()];
+}
+
 // where the page has no server of its own, the kernel sends the script
 function plotlyFromKernel(model) {
-  if (window.Plotly) return Promise.resolve(window.Plotly);
   return new Promise((resolve, reject) => {
     model.on("msg:custom", (content) => {
       if (content.type !== "plotly" || window.Plotly) return;
@@ -59,26 +65,52 @@ function localised(figure) {
   };
 }
 
+// all charts wait in one line, and each is on the screen before the next one is drawn
+let queue = Promise.resolve();
+const painted = () => new Promise((resolve) => { requestAnimationFrame(() => setTimeout(resolve)); setTimeout(resolve, 100); });
+
+function inLine(draw) {
+  const mine = queue.then(draw);
+  queue = mine.then(painted, () => {});
+  return mine;
+}
+
 function figurePlace(palettes, plotly, failed, label) {
   const place = element("div", { class: "cm-figure", role: "img", "aria-label": label });
-  let newest = null, drawing = Promise.resolve();
-  async function draw() {
-    if (!newest) return;
+  let newest = null, waiting = null;
+  function seen() {
     const { light, dark } = palettes;
     const colours = theme() === "dark" ? new Map(Object.keys(light).map((name) => [light[name], dark[name]])) : new Map();
-    const figure = recoloured(localised(newest), colours);
+    return recoloured(localised(newest), colours);
+  }
+  // what a viewer looks at until the library is there
+  function picture() {
+    if (window.Plotly || !newest) return;
+    const made = sketch(seen(), place.clientWidth, place.clientHeight);
+    place.replaceChildren(...(made ? [made] : []));
+    place.dataset.sketched = newest.layout.uirevision ?? "";
+  }
+  async function draw() {
     const Plotly = await plotly;
+    waiting = null;
+    if (!newest) return;
+    const figure = seen();
     // a finger that moves over a chart scrolls the page
     const touch = matchMedia("(pointer: coarse)").matches;
     await Plotly.react(place, figure.data, touch ? { ...figure.layout, dragmode: false } : figure.layout, { ...DRAWING, displayModeBar: touch ? false : "hover" });
+    place.querySelector(":scope > .cm-sketch")?.remove();
     place.dataset.drawn = String(Number(place.dataset.drawn ?? 0) + 1);
+    place.toggleAttribute("data-pending", waiting !== null);
   }
-  return {
-    place,
-    // one after the other: two drawings at once leave either's remains
-    show(figure) { newest = figure; drawing = drawing.then(draw).catch(failed); return drawing; },
-    redraw() { drawing = drawing.then(draw).catch(failed); },
-  };
+  // one that waits already draws what is newest when its turn comes
+  function show() {
+    // when all that is shown with it has its place
+    queueMicrotask(picture);
+    place.toggleAttribute("data-pending", true);
+    waiting ??= inLine(draw).catch(failed);
+    return waiting;
+  }
+  return { place, show(figure) { newest = figure; return show(); }, redraw: show };
 }
 
 // zooming one chart's time zooms the other's

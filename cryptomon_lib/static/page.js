@@ -1,6 +1,10 @@
 // The page: which part of it is shown, what the address says, and how old what is shown is.
 
 const LOOK_MS = 5000;
+// charts that can be touched come when the viewer moves, or has looked for so long; their pictures are there before
+const TOUCHABLE_MS = 1500;
+const LIKELY_MS = 120;
+const MOVES = ["pointermove", "pointerdown", "keydown", "wheel"];
 const STALE_CADENCES = 3;
 const PAGES = [["overview", "Overview"], ["market", "Market"], ["alerts", "Alerts"], ["operations", "Operations"]];
 const STATE = ["market", "measure", "window", "kind", "by", "compare"];
@@ -41,14 +45,14 @@ function choices(label, pick) {
 
 function render({ model, el, host = {} }) {
   const about = model.get("about"), ask = asker(model, host);
-  const plotly = host.plotly ?? plotlyFromKernel(model);
+  const [plotly, wantPlotly] = lazily(host.plotly ?? (() => plotlyFromKernel(model)));
   const failed = (error) => banner("error", `A chart could not be drawn: ${error.message}`);
   plotly.catch(failed);
   const figures = [];
-  let state = { page: "overview" }, turn = 0, seen = null, sources = [], skew = 0, lost = false, table = null, readAt = null;
+  let state = { page: "overview" }, turn = 0, seen = null, sources = [], skew = 0, lost = false, table = null, readAt = null, touchable = null, ahead = null, pause = null;
 
   const page = {
-    about, plotly, go,
+    about, plotly, go, likely,
     get state() { return state; },
     figure(label) { const made = figurePlace(about.palettes, plotly, failed, label); figures.push(made); return made; },
     titled(words) { if (document.body.classList.contains("cm-body")) document.title = `${words} · cryptomon${about.simulated ? " (simulated)" : ""}`; },
@@ -104,11 +108,14 @@ function render({ model, el, host = {} }) {
     history[push ? "pushState" : "replaceState"](null, "", wanted);
   }
 
+  function changed(changes) {
+    const other = "market" in changes && changes.market !== state.market;
+    return { ...state, ...("market" in changes ? { page: "market" } : {}), ...(other ? { compare: "" } : {}), ...changes };
+  }
+
   function go(changes) {
     const moved = "page" in changes && changes.page !== state.page;
-    if ("market" in changes && changes.market !== state.market) changes = { compare: "", ...changes };
-    state = { ...state, ...changes };
-    if ("market" in changes && !("page" in changes)) state.page = "market";
+    state = changed(changes);
     toAddress(moved || "market" in changes);
     if (moved) root.scrollIntoView?.();
     load();
@@ -116,11 +123,28 @@ function render({ model, el, host = {} }) {
 
   // ---- what is shown
 
+  // a market that the search has marked for a moment is asked for before it is picked
+  function likely(market) {
+    clearTimeout(pause);
+    pause = setTimeout(() => {
+      const wanted = views.market.question(changed({ page: "market", market }));
+      ahead = { key: JSON.stringify(wanted), at: Date.now(), said: ask(...wanted) };
+      ahead.said.catch(() => { ahead = null; });
+    }, LIKELY_MS);
+  }
+
+  function answered(wanted) {
+    clearTimeout(pause);
+    const known = ahead?.key === JSON.stringify(wanted) && Date.now() - ahead.at < LOOK_MS ? ahead.said : null;
+    ahead = null;
+    return known ?? ask(...wanted);
+  }
+
   async function load() {
     const mine = ++turn, view = views[state.page];
     root.setAttribute("aria-busy", "true");
     try {
-      const found = await ask(...view.question(state));
+      const found = await answered(view.question(state));
       if (mine !== turn) return;
       seen = found.version;
       readAt = found.read_at;
@@ -134,6 +158,7 @@ function render({ model, el, host = {} }) {
       for (const [name, one] of Object.entries(views)) one.root.hidden = name !== state.page;
       header.pages(state.page);
       const settled = view.fill(found);
+      touchable ??= setTimeout(wantPlotly, TOUCHABLE_MS);
       if (settled) { state = { ...state, ...settled }; toAddress(false); }
       if (state.page === "overview") page.titled("Market");
       drawSources();
@@ -173,6 +198,8 @@ function render({ model, el, host = {} }) {
 
   // how old what is shown is, and whether anybody is there to tell
   function tick() {
+    // in a replay the answer says what now is
+    if (about.as_of && readAt === null) return;
     const limit = STALE_CADENCES * about.cadence_s * 1000;
     const aged = sources.map((source) => ({ ...source, age: now() - source.last_at }));
     const old = aged.filter((source) => source.age > limit);
@@ -202,6 +229,7 @@ function render({ model, el, host = {} }) {
   };
   const back = () => { state = fromAddress(); load(); };
   darkScheme.addEventListener("change", recolour);
+  MOVES.forEach((move) => root.addEventListener(move, wantPlotly, { once: true, passive: true }));
   document.addEventListener("keydown", slash);
   document.addEventListener("visibilitychange", look);
   if (host.links) addEventListener("popstate", back);
@@ -221,7 +249,7 @@ function render({ model, el, host = {} }) {
 
 function headerPart(page, open) {
   const { simulated, environment, as_of } = page.about;
-  const search = searchBox((market) => page.go({ page: "market", market }));
+  const search = searchBox((market) => page.go({ page: "market", market }), { likely: page.likely });
   const fresh = element("p", { class: "cm-fresh" });
   const tabs = PAGES.map(([name, title]) => element("button", { type: "button", "data-page": name, onclick: () => open(name) }, title));
   return {

@@ -32,8 +32,9 @@ function search(index, typed) {
   const found = [];
   for (const market of index) {
     // a link's own words, pasted, find that market and no other first
-    let score = market.weight / 2 + (market.whole.includes(name) ? 1000 : 0);
-    for (const word of words) {
+    const exact = market.whole.includes(name);
+    let score = market.weight / 2 + (exact ? 1000 : 0);
+    for (const word of exact ? [] : words) {
       const fits = fit(word, market);
       if (!fits) { score = -1; break; }
       score += fits;
@@ -43,8 +44,8 @@ function search(index, typed) {
   return found.sort((one, other) => other.score - one.score || (one.market.id < other.market.id ? -1 : 1)).map(({ market }) => market);
 }
 
-// a combobox as the ARIA practices describe it; picked is called with a market_id
-function searchBox(picked, { id = "market", label = "Find a market", placeholder = "Find a market: btc usd kr" } = {}) {
+// a combobox as the ARIA practices describe it; picked is called with a market_id, likely with one that may be picked next
+function searchBox(picked, { likely = () => {}, id = "market", label = "Find a market", placeholder = "Find a market: btc usd kr" } = {}) {
   let index = [], table = null, shown = [], active = -1;
   const input = element("input", {
     class: "cm-search-input", type: "search", role: "combobox", placeholder, autocomplete: "off", spellcheck: "false",
@@ -64,7 +65,10 @@ function searchBox(picked, { id = "market", label = "Find a market", placeholder
     active = next;
     [...list.querySelectorAll("[role=option]")].forEach((option, at) => option.setAttribute("aria-selected", String(at === active)));
     list.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest" });
-    if (active >= 0) input.setAttribute("aria-activedescendant", `cm-option-${id}-${active}`);
+    if (active >= 0) {
+      input.setAttribute("aria-activedescendant", `cm-option-${id}-${active}`);
+      if (input.value) likely(shown[active].id);
+    }
   }
 
   function choose(at) {
@@ -85,7 +89,7 @@ function searchBox(picked, { id = "market", label = "Find a market", placeholder
     const found = search(index, input.value);
     shown = found.slice(0, SUGGESTED);
     const options = shown.map((market, at) => element(
-      "li", { id: `cm-option-${id}-${at}`, role: "option", "aria-selected": "false", "data-market": market.id, onpointerdown: (event) => { event.preventDefault(); choose(at); } },
+      "li", { id: `cm-option-${id}-${at}`, role: "option", "aria-selected": "false", "data-market": market.id, onpointerdown: (event) => { event.preventDefault(); choose(at); }, onpointerenter: () => likely(market.id) },
       element("span", { class: "cm-option-pair" }, table.market[market.row] ?? table.symbol[market.row]),
       element("span", { class: "cm-option-where" }, `${table.exchange[market.row]}${table.kind[market.row] === "spot" ? "" : ` ${table.kind[market.row]}`} · ${table.symbol[market.row]}`),
       element("span", { class: "cm-option-price" }, price(table.price[market.row])),
