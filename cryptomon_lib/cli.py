@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cryptomon_lib import config
+from cryptomon_lib import cli_aws, config
 from cryptomon_lib.errors import CryptomonError, NotifyError, ParameterError
 
 # heavy modules are imported by the command that needs them: --help and simulate come at once
@@ -27,6 +27,7 @@ schedule_app = typer.Typer(help="The jobs of scheduled/schedule.yaml.", no_args_
 app.add_typer(schedule_app, name="schedule")
 rules_app = typer.Typer(help="The alert rules of params/alerts.yaml.", no_args_is_help=True)
 app.add_typer(rules_app, name="rules")
+cli_aws.add_to(app)
 
 Environment = Annotated[
     str, typer.Option("--environment", "-e", help="A file of params/, without its ending.")

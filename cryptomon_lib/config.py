@@ -139,6 +139,21 @@ class Athena(Section):
     backoff_s: NotNegative
 
 
+class Aws(Section):
+    """What `cryptomon deploy` makes on AWS, and how jobs run there."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^([a-z][a-z0-9-]{0,30}[a-z0-9])?$")]
+    versioned: bool
+    versions_days: Count
+    alarms: bool
+    alarm_mail: str
+    budget_usd: Count
+    metrics: bool
+    image: str
+    instance: str
+    volume_gb: Count
+
+
 class Trino(Section):
     """Where a Trino of one's own runs; the password or token is in the environment variable that is named."""
 
@@ -195,6 +210,7 @@ class Settings(Section):
     notify: Notify
     duckdb: DuckDB
     athena: Athena
+    aws: Aws
     trino: Trino
     dashboard: Dashboard
     api: Api

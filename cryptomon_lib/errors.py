@@ -25,6 +25,7 @@ CryptomonError                      exit code 1
 ├── UnknownQuestion                 6   the dashboard has no such question
 ├── NotifyError                     7   a message that a receiver did not take
 ├── Unhealthy                       8   the data is not as it should be: critical findings
+├── DeployError                     9   a stack of AWS that could not be made, changed or removed
 ├── RunError                        1   a notebook run
 │   ├── NotebookFailed              1   a cell raised
 │   ├── RunTimeout                  124 it took longer than it may
@@ -211,6 +212,12 @@ class UnknownQuestion(CryptomonError):
     """A question that the dashboard does not answer."""
 
     exit_code = 6
+
+
+class DeployError(CryptomonError):
+    """A stack of AWS that could not be made, changed or removed; says which of its parts failed, and why."""
+
+    exit_code = 9
 
 
 class RunError(CryptomonError):
