@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from cryptomon_lib import cli_aws, config
+from cryptomon_lib import cli_aws, cli_schedule, config
+from cryptomon_lib.cli_options import Environment, Flags, choose, pairs, print_table
 from cryptomon_lib.errors import CryptomonError, NotifyError, ParameterError
 
 # heavy modules are imported by the command that needs them: --help and simulate come at once
@@ -23,16 +22,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-schedule_app = typer.Typer(help="The jobs of scheduled/schedule.yaml.", no_args_is_help=True)
-app.add_typer(schedule_app, name="schedule")
+app.add_typer(cli_schedule.app, name="schedule")
 rules_app = typer.Typer(help="The alert rules of params/alerts.yaml.", no_args_is_help=True)
 app.add_typer(rules_app, name="rules")
 cli_aws.add_to(app)
 
-Environment = Annotated[
-    str, typer.Option("--environment", "-e", help="A file of params/, without its ending.")
-]
-Flags = Annotated[list[str], typer.Option("--set", help="A setting for this call: root=…, fetch.attempts=2.")]
 AsOf = Annotated[str, typer.Option(help="The moment that counts as now: 2026-01-31T12:00:00Z.")]
 
 
@@ -46,7 +40,7 @@ def up(
     """Run everything: simulated exchange, first 24 h, dashboard, a tick each minute, until Ctrl-C."""
     from cryptomon_lib.up import up as run_everything
 
-    _choose(environment, flags)
+    choose(environment, flags)
     run_everything(environment, hours, minutes)
 
 
@@ -58,6 +52,9 @@ def run(
     parameter: Annotated[
         list[str], typer.Option("--parameter", "-p", help="name=value, for the notebook.")
     ] = [],  # noqa: B006
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The record of each notebook, one JSON object a line.")
+    ] = False,
     environment: Environment = "local",
     flags: Flags = [],  # noqa: B006
 ) -> None:
@@ -65,9 +62,12 @@ def run(
     from cryptomon_lib.monitor import open_monitor
     from cryptomon_lib.run import run_job, signals
 
-    _choose(environment, flags)
+    choose(environment, flags)
     with signals():
-        for record in run_job(open_monitor(environment), job, _pairs(parameter)):
+        for record in run_job(open_monitor(environment), job, pairs(parameter)):
+            if as_json:
+                typer.echo(json.dumps(record, default=str))
+                continue
             facts = ", ".join(f"{name} {value}" for name, value in record["facts"].items())
             typer.echo(f"{record['notebook']} {record['status']} in {record['duration_s']:.1f} s: {facts}")
 
@@ -83,9 +83,9 @@ def runs(
     from cryptomon_lib.monitor import open_monitor
     from cryptomon_lib.runs import load_runs
 
-    _choose(environment, flags)
+    choose(environment, flags)
     found = load_runs(open_monitor(environment), days)[:count]
-    _print_table(
+    print_table(
         ["started_at", "notebook", "duration_s", "status", "reason"],
         [
             [
@@ -114,13 +114,13 @@ def sql(
     from cryptomon_lib.engine import Engine
     from cryptomon_lib.monitor import open_monitor
 
-    _choose(environment, [*flags, *([f"engine={engine}"] if engine else [])])
+    choose(environment, [*flags, *([f"engine={engine}"] if engine else [])])
     asked = Engine(open_monitor(environment), as_of or None)
     rows, took = asked.query(query), asked.last
     if csv:
         arrow_csv.write_csv(rows, sys.stdout.buffer)
         return
-    _print_table(
+    print_table(
         rows.column_names,
         [[_shown(value) for value in row.values()] for row in rows.slice(0, 50).to_pylist()],
     )
@@ -141,7 +141,7 @@ def duckdb(
     from cryptomon_lib.engines.duckdb import write_database
     from cryptomon_lib.monitor import open_monitor
 
-    _choose(environment, flags)
+    choose(environment, flags)
     write_database(open_monitor(environment), path, as_of or None)
     typer.echo(f"{path}: open it with any DuckDB client; write it anew to see what came later")
 
@@ -159,7 +159,7 @@ def set_up(
     from cryptomon_lib import catalog
     from cryptomon_lib.monitor import open_monitor
 
-    _choose(environment, flags)
+    choose(environment, flags)
     monitor = open_monitor(environment)
     if monitor.settings.engine == "duckdb":
         typer.echo("DuckDB reads the tables as they are: nothing to set up.", err=True)
@@ -168,7 +168,7 @@ def set_up(
             typer.echo(f"-- {one.kind} {one.name}\n{one.text};\n")
     else:
         done = catalog.set_up_catalog(monitor, again).reset_index()
-        _print_table(list(done.columns), done.astype(str).to_numpy().tolist())
+        print_table(list(done.columns), done.astype(str).to_numpy().tolist())
 
 
 @app.command()
@@ -190,7 +190,7 @@ def notify(
     from cryptomon_lib.monitor import open_monitor
     from cryptomon_lib.receivers import user_named
 
-    _choose(environment, flags)
+    choose(environment, flags)
     monitor = open_monitor(environment)
     if check:
         age_s = notifier.check_evaluated(monitor).total_seconds()
@@ -198,7 +198,7 @@ def notify(
         return
     if test:
         tried = delivery.try_receivers(monitor, user_named(test))
-        _print_table(
+        print_table(
             ["receiver", *tried.columns], [[name, *map(str, row)] for name, *row in tried.itertuples()]
         )
         missed = list(tried.index[tried["result"] != "sent"])
@@ -209,7 +209,7 @@ def notify(
         return
     if retry_parked:
         typer.echo(f"{notifier.retry_parked(monitor)} messages are on their way again.")
-    _print_table(
+    print_table(
         ["count", "", "of"],
         [[name, *map(str, row)] for name, *row in notifier.send_notices(monitor).table.itertuples()],
     )
@@ -253,7 +253,7 @@ def backfill(
     from cryptomon_lib.progress import progress_bar
     from cryptomon_lib.run import Stopped, locked, signals
 
-    _choose(environment, flags)
+    choose(environment, flags)
     monitor = open_monitor(environment)
     try:
         with signals(), locked(monitor, "70_backfill"), progress_bar("candles") as told:
@@ -287,7 +287,7 @@ def health(
     from cryptomon_lib.monitor import open_monitor
     from cryptomon_lib.run import locked
 
-    _choose(environment, flags)
+    choose(environment, flags)
     monitor = open_monitor(environment)
     with locked(monitor, "60_health"):
         report = check_health(monitor, as_of or None)
@@ -295,7 +295,7 @@ def health(
         typer.echo(monitor.storage.get(REPORT).decode())
     else:
         rows = report.table.astype(str).to_numpy().tolist()
-        _print_table(list(report.table.columns), rows)
+        print_table(list(report.table.columns), rows)
         counts = ", ".join(f"{count} {severity}" for severity, count in report.counts.items())
         typer.echo(f"{report.status}: {len(report.seconds)} checks, {counts or 'nothing found'}", err=True)
     report.check(strict)
@@ -320,20 +320,20 @@ def backtest(
     from cryptomon_lib.receivers import user_named
     from cryptomon_lib.rules import rule_named
 
-    _choose(environment, [])
+    choose(environment, [])
     started = time.perf_counter()
     begin, end = tester.window(since, until)
-    tried = {key: value.split(",") for key, value in _pairs(setting).items()}
+    tried = {key: value.split(",") for key, value in pairs(setting).items()}
     found = tester.backtest_rule(
         open_monitor(environment), rule_named(rule), begin, end, tried, market or None, user_named(user)
     )
     summary = found.settings.T
-    _print_table(
+    print_table(
         ["", *summary.columns], [[name, *map(_shown, row)] for name, *row in summary.itertuples(name=None)]
     )
     newest = found.firings.head(15)
     columns = ["setting", "market_id", "measure", "fired_at", "minutes", "reached", "told", "after_1h_pct"]
-    _print_table(
+    print_table(
         columns, [[_shown(value) for value in row] for row in newest[columns].itertuples(index=False)]
     )
     seconds = time.perf_counter() - started
@@ -359,7 +359,7 @@ def rules_list() -> None:
         ]
         for rule in load_rules()
     ]
-    _print_table(["rule", "severity", "measure", "markets", "fires when", "says"], rows)
+    print_table(["rule", "severity", "measure", "markets", "fires when", "says"], rows)
 
 
 @rules_app.command("test")
@@ -395,11 +395,11 @@ def export(
     from cryptomon_lib.export import export_tables, projection
     from cryptomon_lib.monitor import open_monitor
 
-    _choose(environment, flags)
+    choose(environment, flags)
     monitor = open_monitor(environment)
     names = table or ["ticks", "candles"]
     done = export_tables(monitor, names, since or None)
-    _print_table(list(done.columns), done.astype(str).to_numpy().tolist())
+    print_table(list(done.columns), done.astype(str).to_numpy().tolist())
     for name in dict.fromkeys(done["table"]) if monitor.storage.is_s3 else ():
         typer.echo(f"\n-- for Athena, once, and again when a source is new\n{projection(monitor, name)};")
 
@@ -414,7 +414,7 @@ def reflatten(
     from cryptomon_lib.flatten import reflatten_payloads
     from cryptomon_lib.monitor import open_monitor
 
-    _choose(environment, flags)
+    choose(environment, flags)
     typer.echo(reflatten_payloads(open_monitor(environment), exchange or None).table.to_string())
 
 
@@ -430,7 +430,7 @@ def rollup(
     from cryptomon_lib.payloads import parse_moment
     from cryptomon_lib.rollups import roll_up
 
-    _choose(environment, flags)
+    choose(environment, flags)
     if since and not rebuild:
         raise ParameterError("--since says from where to rebuild: it needs --rebuild.")
     done = roll_up(open_monitor(environment), rebuild=rebuild, since=parse_moment(since) if since else None)
@@ -481,7 +481,7 @@ def dashboard(
     """Serve the dashboard by Voila until Ctrl-C."""
     from cryptomon_lib import dashboard_server
 
-    _choose(environment, flags)
+    choose(environment, flags)
     wanted = port if port is not None else config.load_settings(environment).dashboard.port
     dashboard_server.serve(
         environment,
@@ -507,7 +507,7 @@ def api(
     from cryptomon_lib.api import serve
     from cryptomon_lib.monitor import open_monitor
 
-    _choose(environment, flags)
+    choose(environment, flags)
     monitor = open_monitor(environment)
     wanted = port if port is not None else monitor.settings.api.port
     typer.echo(f"http://{ip}:{wanted}/docs")
@@ -520,42 +520,10 @@ def settings(environment: Environment = "local", flags: Flags = []) -> None:  # 
     import msgspec
     import yaml
 
-    _choose(environment, flags)
+    choose(environment, flags)
     typer.echo(
         yaml.safe_dump(msgspec.to_builtins(config.load_settings(environment)), sort_keys=False), nl=False
     )
-
-
-@schedule_app.command("list")
-def schedule_list() -> None:
-    """List the jobs, with when they are due next (UTC)."""
-    from datetime import UTC, datetime
-
-    from cryptomon_lib.schedule import load_schedule, next_due
-
-    now = datetime.now(UTC)
-    rows = [
-        [name, job.cron, ", ".join(job.notebooks), f"{next_due(job, now):%Y-%m-%d %H:%M}" if job.cron else ""]
-        for name, job in load_schedule().items()
-    ]
-    _print_table(["job", "cron", "notebooks", "next (UTC)"], rows)
-
-
-@schedule_app.command("follow")
-def schedule_follow(environment: Environment = "local", flags: Flags = []) -> None:  # noqa: B006
-    """Run the jobs when they are due, in this process, until Ctrl-C."""
-    from cryptomon_lib.run import Kernels, Stopped, signals
-    from cryptomon_lib.up import follow
-
-    _choose(environment, flags)
-    kernels = Kernels(keep=True)
-    try:
-        with signals():
-            follow(environment, kernels, told=typer.echo)
-    except Stopped:
-        typer.echo("Ended.")
-    finally:
-        kernels.close()
 
 
 def main() -> None:
@@ -568,30 +536,6 @@ def main() -> None:
     except CryptomonError as error:
         typer.echo(f"cryptomon: {error}", err=True)
         sys.exit(error.exit_code)
-
-
-def _choose(environment: str, flags: list[str]) -> None:
-    config.choose_environment(environment)
-    config.export(_flag_values(flags))
-
-
-def _flag_values(flags: list[str]) -> dict:
-    import yaml
-
-    try:
-        return {name: yaml.safe_load(value) for name, value in _pairs(flags).items()}
-    except yaml.YAMLError as error:
-        raise config.ConfigError(f"--set {flags}: not a YAML value: {error}") from error
-
-
-def _pairs(texts: list[str]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ParameterError(f"{text!r} is no name=value.")
-        pairs[name] = value
-    return pairs
 
 
 def _names(text: str) -> list[str]:
@@ -607,15 +551,6 @@ def _json(text: str) -> dict:
 
 def _shown(value) -> str:
     return "" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
-
-
-def _print_table(header: list[str], rows: list[list[str]]) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in header:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 240, markup=False, highlight=False).print(table)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -309,6 +309,16 @@ def secret(name: str) -> str:
     if not value:
         raise ConfigError(f"The environment variable {name} is not set; export it before the run.")
     return value
+
+
+def variables(prefixes: Iterable[str], names: Iterable[str] = ()) -> dict[str, str]:
+    """The environment variables that are set of these names and prefixes, with their values: handle them as secrets."""
+    prefixes, names = tuple(prefixes), set(names)
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if value and (name in names or name.startswith(prefixes))
+    }
 
 
 def check_variable(name: Any, where: str) -> None:

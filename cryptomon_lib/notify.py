@@ -2,7 +2,8 @@
 
 A run reads what is new, asks `notices.step` for each receiver of each user what goes out now, writes that as one
 plan, and only then sends. Whatever is killed when, the next run goes on: each message is sent at least once,
-with the same id at every attempt. `watch` tells people when alerts themselves are not evaluated any more.
+with the same id at every attempt. `watch` tells people when alerts themselves are not evaluated any more,
+`tell_failed` and `tell_works` when a job of the schedule fails, and when it works again.
 """
 
 import fnmatch
@@ -28,13 +29,16 @@ from cryptomon_lib.outbox import (
     PARKED_STATE,
     SENT,
     Delivery,
+    Incident,
     Outbox,
     Plan,
+    begin_incident,
+    end_incident,
     evaluated_at,
     mark_evaluated,
 )
 from cryptomon_lib.payloads import parse_moment
-from cryptomon_lib.receivers import WATCH, User, load_users
+from cryptomon_lib.receivers import WATCH, Subscription, User, load_users
 from cryptomon_lib.rules import load_rules
 
 log = logging.getLogger(__name__)
@@ -44,6 +48,9 @@ _OVERLAP = timedelta(minutes=10)
 # what a first run tells of
 _FIRST = timedelta(hours=24)
 _TRIES = 10
+# under which name people hear of a job that fails
+_JOB_FAILED = "job_failed"
+_REASON = 400
 
 
 @dataclass
@@ -149,6 +156,27 @@ def watch(monitor: Monitor, now: datetime | None = None) -> Told | None:
     return send_notices(monitor, now=now) if _is_silent(monitor, last, now) else None
 
 
+def tell_failed(
+    monitor: Monitor, job: str, reason: str, users: Sequence[str], now: datetime | None = None
+) -> None:
+    """Tell users, by their names, that a job failed; of one that is known to fail nothing more is told.
+
+    Raises ConfigError: params/receivers.yaml. StorageError: it can be kept nowhere.
+    """
+    now = now or datetime.now(UTC)
+    begin_incident(monitor.storage, Incident(job, now, reason[:_REASON], tuple(users)))
+    send_notices(monitor, now=now)
+
+
+def tell_works(monitor: Monitor, job: str, now: datetime | None = None) -> None:
+    """Tell those who heard that a job failed that it works again; where it did not fail, one object is asked for.
+
+    Raises ConfigError, StorageError.
+    """
+    if end_incident(monitor.storage, job):
+        send_notices(monitor, now=now)
+
+
 def check_evaluated(monitor: Monitor, now: datetime | None = None) -> timedelta:
     """How long ago alerts were evaluated.
 
@@ -222,16 +250,20 @@ def _plan(
     before = box.newest or Plan(at=now)
     new, read_until, seen = _read(monitor, before, now)
     unevaluated, own = _unevaluated(monitor, before.unevaluated, now)
+    failing, jobs = _failing(box.incidents(), before.failing, now)
     away = {one.stream for one in box.pending() if one.failures}
-    plan = Plan(at=now, read_until=read_until, seen=seen, unevaluated=unevaluated)
+    plan = Plan(at=now, read_until=read_until, seen=seen, unevaluated=unevaluated, failing=failing)
     late = timedelta(minutes=monitor.settings.notify.late_m)
     for user in users.values():
+        of_jobs = [one for one, named in jobs if user.name in named]
+        listening = _also_of_jobs(user) if of_jobs else user
         for name in user.receivers:
             key = f"{user.name}/{name}"
             # a rule may name receivers: of whoever subscribes, only those then hear of it
             mine = [one for one in new if name in (rules.get(one.rule) or (name,))]
+            told = [*own, *of_jobs, *mine]
             stream, notice = step(
-                user, before.streams.get(key, Stream()), [*own, *mine], now, late, blocked=key in away
+                listening, before.streams.get(key, Stream()), told, now, late, blocked=key in away
             )
             if stream != Stream():
                 plan.streams[key] = stream
@@ -244,7 +276,9 @@ def _is_same(plan: Plan, before: Plan | None) -> bool:
     """Whether the next run needs to know nothing new."""
     kept = {key: stream for key, stream in plan.streams.items() if stream.held or stream.more}
     if before is None or plan.messages or plan.unevaluated != before.unevaluated:
-        return before is None and not (plan.messages or plan.seen or kept or plan.unevaluated)
+        return before is None and not (plan.messages or plan.seen or kept or plan.unevaluated or plan.failing)
+    if plan.failing != before.failing:
+        return False
     held = {key: stream for key, stream in before.streams.items() if stream.held or stream.more}
     return plan.read_until == before.read_until and plan.seen == before.seen and kept.keys() == held.keys()
 
@@ -303,6 +337,39 @@ def _unevaluated(
         says=f"last at {last:%Y-%m-%d %H:%M} UTC; until they are again, no other alert can come",
     )
     return began, [began]
+
+
+def _failing(
+    now_failing: Mapping[str, Incident], before: Mapping[str, Incident], now: datetime
+) -> tuple[dict[str, Incident], list[tuple[Transition, tuple[str, ...]]]]:
+    """Jobs that fail, and what is new of them with the users who are told: once that it began, once that it is over."""
+    new = []
+    for job, incident in {**before, **now_failing}.items():
+        known = before.get(job)
+        if known is not None and now_failing.get(job) != known:
+            new.append((_job_alert(known, "resolved", max(now, known.since)), known.tell))
+        if incident != known:
+            new.append((_job_alert(incident, "firing", incident.since), incident.tell))
+    return dict(now_failing), new
+
+
+def _job_alert(incident: Incident, state: str, at: datetime) -> Transition:
+    identity = f"{_JOB_FAILED}\n{incident.job}\n{incident.since.isoformat()}"
+    return Transition(
+        at=at,
+        alert_id=hashlib.sha256(identity.encode()).hexdigest()[:32],
+        state=state,
+        rule=_JOB_FAILED,
+        market_id=f"cryptomon:cryptomon:{incident.job}",
+        severity="critical",
+        started_at=incident.since,
+        says=f"the job {incident.job} failed: {incident.reason}",
+    )
+
+
+def _also_of_jobs(user: User) -> User:
+    """The user with a subscription to what the schedule names them for."""
+    return msgspec.structs.replace(user, alerts=(*user.alerts, Subscription(rules=(_JOB_FAILED,))))
 
 
 def _is_silent(monitor: Monitor, last: datetime, now: datetime) -> bool:

@@ -6,6 +6,7 @@
     outbox/attempts/<message>/<n>.result    how it ended: sent, failed or parked
     outbox/parked/<message>.json            a message that was given up, with the reason
     outbox/evaluated.json                   when alerts were last evaluated
+    outbox/jobs/<job>.json                  a job that fails: since when, why, and who is told
 
 Plans, claims and results are created where none is yet, never replaced: of two notifiers who decide or try at
 once one gets through, on a folder and on S3, without a lock. Why objects and not the table `notices`: an
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 OUTBOX = "outbox"
 PARKED = f"{OUTBOX}/parked"
 _PLANS, _ATTEMPTS, _EVALUATED = f"{OUTBOX}/plans", f"{OUTBOX}/attempts", f"{OUTBOX}/evaluated.json"
+_JOBS = f"{OUTBOX}/jobs"
 # what is done stays so long: a notifier that listed the outbox before sees that it is done
 _GRACE = timedelta(hours=1)
 # a claim without a result is that of a process which died, after so long; at once where it can be seen to be dead
@@ -43,11 +45,21 @@ _LEASE = timedelta(minutes=5)
 SENT, FAILED, PARKED_STATE = "sent", "failed", "parked"
 
 
+class Incident(msgspec.Struct):
+    """A job that fails, until it works again; tell: names of the users who are told."""
+
+    job: str
+    since: datetime
+    reason: str
+    tell: tuple[str, ...]
+
+
 class Plan(msgspec.Struct, kw_only=True):
     """What one run decided, and all that the next one has to know.
 
     read_until: the newest evaluation whose transitions are planned; seen: transitions near it, by key. streams:
-    by user/receiver. unevaluated: the alert that alerts are not evaluated, while it lasts. open: numbers of the
+    by user/receiver. unevaluated: the alert that alerts are not evaluated, while it lasts. failing: jobs that
+    fail and were told of, by name. open: numbers of the
     earlier plans with messages that were not all done and told of; all others are.
     """
 
@@ -57,6 +69,7 @@ class Plan(msgspec.Struct, kw_only=True):
     seen: list[str] = []
     streams: dict[str, Stream] = {}
     unevaluated: Transition | None = None
+    failing: dict[str, Incident] = {}
     open: list[int] = []
     messages: list[Message] = []
 
@@ -167,6 +180,11 @@ class Outbox:
     def pending(self) -> list[Delivery]:
         """Messages that are on their way, oldest first."""
         return [one for number in sorted(self._open) for one in self._open[number] if one.end is None]
+
+    def incidents(self) -> dict[str, Incident]:
+        """Jobs that fail, by name."""
+        keys = [key for key in self._written if key.startswith(f"{_JOBS}/")]
+        return {one.job: one for key in keys if (one := self._read(key, Incident)) is not None}
 
     def add(self, plan: Plan) -> bool:
         """Write a plan; False where another notifier wrote one since this outbox was opened."""
@@ -288,6 +306,20 @@ def evaluated_at(storage: Storage) -> datetime | None:
     if not storage.exists(_EVALUATED):
         return None
     return msgspec.json.decode(storage.get(_EVALUATED), type=dict[str, datetime])["evaluated_at"]
+
+
+def begin_incident(storage: Storage, incident: Incident) -> None:
+    """Keep that a job fails; of one that is known to, the first word stays."""
+    storage.create(f"{_JOBS}/{incident.job}.json", msgspec.json.encode(incident))
+
+
+def end_incident(storage: Storage, job: str) -> bool:
+    """Forget that a job fails; False where it did not."""
+    key = f"{_JOBS}/{job}.json"
+    if not storage.exists(key):
+        return False
+    storage.delete(key)
+    return True
 
 
 def _by_message(keys: Iterable[str]) -> dict[str, list[str]]:

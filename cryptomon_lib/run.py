@@ -14,10 +14,11 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,22 +35,25 @@ from papermill.exceptions import PapermillExecutionError
 from cryptomon_lib import errors
 from cryptomon_lib.config import home, nearest
 from cryptomon_lib.errors import (
+    AccountingError,
     AlreadyRunning,
+    ConfigError,
     CryptomonError,
     NotebookFailed,
     ParameterError,
     RunError,
     RunStopped,
     RunTimeout,
+    Unhealthy,
 )
 from cryptomon_lib.facts import facts_of
 from cryptomon_lib.monitor import Monitor
-from cryptomon_lib.notify import watch
+from cryptomon_lib.notify import tell_failed, tell_works, watch
 from cryptomon_lib.pings import pinged
 from cryptomon_lib.readable import readable
 from cryptomon_lib.retention import expire_daily
 from cryptomon_lib.runs import RUNS
-from cryptomon_lib.schedule import Job, is_scheduled, job_named, notebook_path
+from cryptomon_lib.schedule import Job, Retries, is_scheduled, job_named, notebook_path
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +62,8 @@ ALERTS = "40_alerts"
 # a kernel that is kept is replaced now and then: whatever leaks in it has an end
 _RUNS_PER_KERNEL = 120
 _ASKED_AGAIN_S = 5
+# what another attempt gives again: settings and parameters, a payload's form, the state of the data
+_LASTING = {kind.exit_code for kind in (ConfigError, ParameterError, AccountingError, Unhealthy)}
 # `%reset` would do, but it collects garbage each time: a tenth of a second a notebook
 _CLEAN = """(lambda ip: (
     ip.user_ns["_oh"].clear(),
@@ -90,29 +96,96 @@ def run_job(
     name: a job of the schedule, or a notebook (collect, 10_collect). parameters: by name, for those of the
     notebooks that declare them; text is read as the type of the declared default.
 
+    A notebook that failed for a reason that may pass is run again as the job's retries say; what succeeded before it
+    is not. The users whom the job tells hear when it fails for good and when it works again, except of a run with
+    parameters of its own, which somebody tries by hand.
+
     Raises ParameterError: a notebook's parameters, before a kernel starts. AlreadyRunning: another run of the
     job or of one of its notebooks. NotebookFailed, RunTimeout, RunStopped: the notebook and its record say more.
     """
     job = job_named(name)
-    paths = [notebook_path(stem) for stem in job.notebooks]
-    plans = _plans(paths, dict(job.params) | dict(parameters or {}), monitor.settings.environment)
-    deadline = datetime.now(UTC) + timedelta(
-        seconds=min(job.timeout_s, monitor.settings.limits.run_timeout_s)
-    )
     own = kernels or Kernels(keep=False)
     try:
-        with _locks(monitor, {name, *job.notebooks}), pinged(job.ping), _watched(monitor, job):
-            records = [
-                _run_notebook(monitor, name, path, values, deadline, own)
-                for path, values in zip(paths, plans, strict=True)
-            ]
-        for record in records if job.html else ():
-            _keep_html(monitor, job, record)
+        with _heard(monitor, name, () if parameters else job.tell):
+            paths = [notebook_path(stem) for stem in job.notebooks]
+            plans = _plans(paths, dict(job.params) | dict(parameters or {}), monitor.settings.environment)
+            # the clock of the machine may be set meanwhile
+            deadline = time.monotonic() + min(job.timeout_s, monitor.settings.limits.run_timeout_s)
+            with _locks(monitor, {name, *job.notebooks}), pinged(job.ping), _watched(monitor, job):
+                todo = list(zip(paths, plans, strict=True))
+                records = _run_notebooks(monitor, name, job.retries, todo, deadline, own)
+            for record in records if job.html else ():
+                _keep_html(monitor, job, record)
         expire_daily(monitor)
         return records
     finally:
         if kernels is None:
             own.close()
+
+
+def _run_notebooks(
+    monitor: Monitor,
+    job: str,
+    retries: Retries,
+    todo: Sequence[tuple[Path, dict[str, Any]]],
+    deadline: float,
+    kernels: "Kernels",
+) -> list[dict[str, Any]]:
+    records, attempt = [], 1
+    while len(records) < len(todo):
+        path, values = todo[len(records)]
+        try:
+            records.append(_run_notebook(monitor, job, path, values, deadline, kernels, attempt))
+        except CryptomonError as error:
+            if attempt > retries.times or not _may_pass(error) or not _waited(retries.wait_s, deadline):
+                raise
+            attempt += 1
+            log.warning("%s: %s; attempt %d of %d", job, error, attempt, retries.times + 1)
+    return records
+
+
+def _may_pass(error: CryptomonError) -> bool:
+    return not isinstance(error, RunStopped | AlreadyRunning) and error.exit_code not in _LASTING
+
+
+def _waited(seconds: float, deadline: float) -> bool:
+    """Wait for the next attempt; False, at once, where the time limit leaves none."""
+    if time.monotonic() + seconds >= deadline:
+        return False
+    try:
+        time.sleep(seconds)
+    except Stopped as stop:
+        raise _stopped("between two attempts", stop) from stop
+    return True
+
+
+def _stopped(where: str, stop: Stopped) -> RunStopped:
+    stop.answered.set()
+    failure = RunStopped(f"{where}: ended by {signal.Signals(stop.number).name}.")
+    failure.exit_code = 128 + stop.number
+    return failure
+
+
+@contextmanager
+def _heard(monitor: Monitor, name: str, users: Sequence[str]) -> Iterator[None]:
+    """Users hear when the job fails, and when it works again; that they cannot be told fails no run."""
+    try:
+        yield
+    except Exception as error:
+        # one that was stopped, or left to another run, says nothing of the job
+        if users and not isinstance(error, RunStopped | AlreadyRunning):
+            reason = f"{type(error).__name__}: {error}"
+            _tell(name, lambda: tell_failed(monitor, name, reason, users))
+        raise
+    if users:
+        _tell(name, lambda: tell_works(monitor, name))
+
+
+def _tell(name: str, tell: Callable[[], None]) -> None:
+    try:
+        tell()
+    except CryptomonError as error:
+        log.warning("%s: users could not be told how it went: %s", name, error)
 
 
 def _keep_html(monitor: Monitor, job: Job, record: Mapping[str, Any]) -> None:
@@ -359,9 +432,15 @@ def _locks(monitor: Monitor, names: set[str]) -> Iterator[None]:
 
 
 def _run_notebook(
-    monitor: Monitor, job: str, path: Path, parameters: dict[str, Any], deadline: datetime, kernels: Kernels
+    monitor: Monitor,
+    job: str,
+    path: Path,
+    parameters: dict[str, Any],
+    deadline: float,
+    kernels: Kernels,
+    attempt: int,
 ) -> dict[str, Any]:
-    record = _opened(monitor, job, path, parameters)
+    record = _opened(monitor, job, path, parameters) | {"attempt": attempt}
     _keep_record(monitor, record)
     failure: RunError | None = None
     with tempfile.TemporaryDirectory(prefix="cryptomon-") as folder:
@@ -382,10 +461,10 @@ def _run_notebook(
 
 
 def _execute(
-    monitor: Monitor, path: Path, output: Path, parameters: dict, deadline: datetime, kernels: Kernels
+    monitor: Monitor, path: Path, output: Path, parameters: dict, deadline: float, kernels: Kernels
 ) -> RunError | None:
     """Run the notebook; what was wrong with it, or None."""
-    left_s = (deadline - datetime.now(UTC)).total_seconds()
+    left_s = deadline - time.monotonic()
     late = threading.Event()
 
     def end() -> None:
@@ -417,10 +496,7 @@ def _execute(
             )
         return NotebookFailed(f"{path.name}: its kernel died; out of memory, or ended from outside.")
     except Stopped as stop:
-        stop.answered.set()
-        failure = RunStopped(f"{path.name}: ended by {signal.Signals(stop.number).name}.")
-        failure.exit_code = 128 + stop.number
-        return failure
+        return _stopped(path.name, stop)
     finally:
         timer.cancel()
     return None

@@ -1,16 +1,31 @@
 """`scheduled/schedule.yaml`: which job runs which notebooks when. Cron expressions are in UTC."""
 
+import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
-from croniter import CroniterBadCronError, croniter
+from croniter import CroniterBadCronError, CroniterBadDateError, croniter
 
 from cryptomon_lib.config import check_variable, home, nearest, read_yaml
 from cryptomon_lib.errors import ConfigError
 from cryptomon_lib.pings import Ping
+from cryptomon_lib.receivers import load_users
+
+_FILE = Path("scheduled") / "schedule.yaml"
+# the name becomes that of a lock, a unit, a line of a crontab
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
+# a job that comes so often has no time to wait for another one
+_OFTEN = timedelta(minutes=5)
+
+
+class Retries(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How often a notebook that failed is run again within the job's time limit, and after how many seconds."""
+
+    times: Annotated[int, msgspec.Meta(ge=0, le=10)] = 0
+    wait_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -18,6 +33,9 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     html: a folder under the root that what was executed also goes to, as <day>.html to read and to mail.
     ping: {start: …, success: …, fail: …}, each the name of an environment variable with an address to ask.
+    catch_up: a time that passed while the machine was off or another run went on is run late (`once`, however many
+    passed) or not (`none`). retries: of a notebook that failed. tell: users of params/receivers.yaml who hear when the
+    job fails in spite of its retries, and when it works again.
     """
 
     notebooks: tuple[str, ...]
@@ -26,6 +44,14 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     timeout_s: Annotated[int, msgspec.Meta(ge=1)] = 1800
     ping: Ping | None = None
     html: str = ""
+    catch_up: Literal["none", "once"] = "once"
+    retries: Retries = Retries()
+    tell: tuple[str, ...] = ()
+
+    @property
+    def fields(self) -> tuple[list[int] | None, ...]:
+        """Minutes, hours, days of the month, months and weekdays (0 is Sunday) that it is due at; None is any."""
+        return tuple(None if one == ["*"] else one for one in croniter.expand(self.cron)[0])
 
 
 def load_schedule() -> Mapping[str, Job]:
@@ -33,12 +59,34 @@ def load_schedule() -> Mapping[str, Job]:
 
     Raises ConfigError: names the job, the key, and what it has to be.
     """
-    lines = read_yaml(home() / "scheduled" / "schedule.yaml") or {}
+    lines = read_yaml(home() / _FILE) or {}
     if not isinstance(lines, dict):
         raise ConfigError(
             "schedule.yaml has to be job: {cron: …, notebooks: […], params: {…}, timeout_s: …}."
         )
     return {name: _job(name, line) for name, line in lines.items()}
+
+
+def schedule_changed_at() -> float:
+    """When schedule.yaml was written last, in seconds; 0 where there is none."""
+    path = home() / _FILE
+    return path.stat().st_mtime if path.is_file() else 0.0
+
+
+def scheduled_jobs() -> Mapping[str, Job]:
+    """The jobs with a time of their own, by name, each user whom they tell being one of params/receivers.yaml.
+
+    Raises ConfigError: schedule.yaml or receivers.yaml; a job tells a user that there is none of.
+    """
+    jobs = {name: job for name, job in load_schedule().items() if job.cron}
+    users = load_users() if any(job.tell for job in jobs.values()) else {}
+    for name, job in jobs.items():
+        for user in job.tell:
+            if user not in users:
+                raise ConfigError(
+                    f"schedule.yaml: {name}: tell: params/receivers.yaml has no user {user!r}.{nearest(user, users)}"
+                )
+    return jobs
 
 
 def job_named(name: str) -> Job:
@@ -82,27 +130,61 @@ def next_due(job: Job, after: datetime) -> datetime:
     return croniter(job.cron, after.astimezone(UTC)).get_next(datetime)
 
 
+def last_due(job: Job, until: datetime) -> datetime:
+    """When a job was due last, at a moment (UTC) or before it."""
+    return croniter(job.cron, until.astimezone(UTC) + timedelta(microseconds=1)).get_prev(datetime)
+
+
+def is_frequent(job: Job) -> bool:
+    """Whether a job comes every five minutes or more often: such a one waits for no other job."""
+    first = next_due(job, datetime(2026, 1, 5, tzinfo=UTC))
+    return next_due(job, first) - first <= _OFTEN
+
+
 def _job(name: str, line: Any) -> Job:
     where = f"schedule.yaml: {name}"
+    if not _NAME.fullmatch(str(name)):
+        raise ConfigError(f"{where}: a job's name is made of letters, digits, - and _, and at most 41 long.")
     if isinstance(line, dict):
-        for key in line:
-            if key not in Job.__struct_fields__:
-                raise ConfigError(f"{where}: unknown key {key}.{nearest(str(key), Job.__struct_fields__)}")
+        _check_keys(line, Job, where)
+        _check_keys(line.get("retries"), Retries, f"{where}: retries")
         _check_ping(line.get("ping"), where)
     try:
         job = msgspec.convert(line, Job)
-        croniter(job.cron)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}.") from error
-    except (CroniterBadCronError, ValueError) as error:
-        raise ConfigError(
-            f"{where}: cron is {line['cron']!r}, which is no cron expression: {error}."
-        ) from error
+    if job.cron:
+        _check_cron(job.cron, where)
     return job
 
 
+def _check_cron(cron: str, where: str) -> None:
+    """Nothing, where croniter, cron daemons and systemd mean the same by it."""
+    said = f"{where}: cron is {cron!r}"
+    try:
+        fields, nth = croniter.expand(cron)
+    except (CroniterBadCronError, ValueError) as error:
+        raise ConfigError(f"{said}, which is no cron expression: {error}.") from error
+    if len(fields) != 5:
+        raise ConfigError(
+            f"{said}; it has to have five fields, minute to weekday: what comes more often than each minute is the "
+            "parameter samples."
+        )
+    if nth or "l" in fields[2]:
+        raise ConfigError(f"{said}; L and # are understood by croniter alone: name days or weekdays.")
+    try:
+        croniter(cron, datetime(2026, 1, 1, tzinfo=UTC)).get_next(datetime)
+    except CroniterBadDateError as error:
+        raise ConfigError(f"{said}, a date that never comes.") from error
+
+
+def _check_keys(keys: Any, kind: type[msgspec.Struct], where: str) -> None:
+    for key in keys if isinstance(keys, dict) else ():
+        if key not in kind.__struct_fields__:
+            raise ConfigError(f"{where}: unknown key {key}.{nearest(str(key), kind.__struct_fields__)}")
+
+
 def _check_ping(ping: Any, where: str) -> None:
+    _check_keys(ping, Ping, f"{where}: ping")
     for key, name in ping.items() if isinstance(ping, dict) else ():
-        if key not in Ping.__struct_fields__:
-            raise ConfigError(f"{where}: ping: unknown key {key}.{nearest(str(key), Ping.__struct_fields__)}")
         check_variable(name, f"{where}: ping: {key}")

@@ -3,7 +3,6 @@
 Owns what `make run` does: which processes there are, in which order they start, and that all of them end.
 """
 
-import logging
 import socket
 import subprocess
 import sys
@@ -19,13 +18,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from cryptomon_lib.collect import collect_payloads
 from cryptomon_lib.config import Settings, export, home, load_settings
 from cryptomon_lib.dashboard_server import DashboardProcess, free_port, start
-from cryptomon_lib.errors import CryptomonError, RunStopped, SimulatorError
+from cryptomon_lib.errors import SimulatorError
 from cryptomon_lib.flatten import flatten_payloads
 from cryptomon_lib.monitor import Monitor, open_monitor
-from cryptomon_lib.run import Kernels, Stopped, run_job, signals
-from cryptomon_lib.schedule import load_schedule, next_due
-
-log = logging.getLogger(__name__)
+from cryptomon_lib.resident import follow
+from cryptomon_lib.run import Kernels, Stopped, signals
 
 # what is younger than this is left to the next tick
 _RECENT = timedelta(minutes=2)
@@ -72,32 +69,6 @@ def up(environment: str, hours: int = 24, minutes: int | None = None, console: C
     console.print("Ended: nothing is left running.")
 
 
-def follow(
-    environment: str,
-    kernels: Kernels,
-    *,
-    minutes: int | None = None,
-    told: Callable[[str], None] = lambda says: None,
-) -> None:
-    """Follow the schedule in this process, one job after the other; a failed run is told and the next one comes.
-
-    Params and schedule are read anew for each job. A job whose time passed while another ran comes once, late;
-    minutes that passed by whole are told.
-    """
-    jobs = {name: job for name, job in load_schedule().items() if job.cron}
-    now = datetime.now(UTC)
-    ends = now + timedelta(minutes=minutes) if minutes is not None else None
-    # the first tick comes at once: nobody waits a minute for the first word
-    due = {name: now if name == "tick" else next_due(job, now) for name, job in jobs.items()}
-    while due:
-        name = min(due, key=due.get)
-        if ends is not None and due[name] >= ends:
-            return
-        time.sleep(max(0.0, (due[name] - datetime.now(UTC)).total_seconds()))
-        told(f"{datetime.now(UTC):%H:%M:%S} UTC  {name}: {_run(environment, name, kernels)}")
-        due[name] = _next(name, jobs[name], due[name])
-
-
 def fill(monitor: Monitor, hours: int, console: Console) -> None:
     """Ask the simulated exchange for what is missing of the last hours; one batched flatten."""
     now = datetime.now(UTC).replace(second=0, microsecond=0)
@@ -139,43 +110,6 @@ def fill(monitor: Monitor, hours: int, console: Console) -> None:
             progress=bar("candles of the watchlist"),
         )
         flatten_payloads(monitor, progress=bar("payloads to tables"))
-
-
-def _run(environment: str, name: str, kernels: Kernels) -> str:
-    try:
-        records = run_job(open_monitor(environment), name, kernels=kernels)
-    except RunStopped as error:
-        raise Stopped(error.exit_code - 128) from error
-    except CryptomonError as error:
-        return f"[red]{type(error).__name__}[/] {error}"
-    facts = {name: value for record in records for name, value in record["facts"].items()}
-    told = [f"{facts[name]} {words}" for name, words in _TOLD.items() if name in facts]
-    told += [f"{facts[name]} {words}" for name, words in _SEEN.items() if facts.get(name)]
-    wrong = [f"[red]{facts[name]} {words}[/]" for name, words in _WRONG.items() if facts.get(name)]
-    return f"{sum(record['duration_s'] for record in records):.1f} s, {', '.join(told + wrong)}"
-
-
-# what a line about a run says: facts that notebooks show, always or only where they are not 0
-_TOLD = {"stored": "payloads", "rows": "rows", "spikes": "spikes"}
-_SEEN = {"told": "notices told", "filled": "minutes filled", "warnings": "warnings"}
-_WRONG = {
-    "failed": "calls failed",
-    "critical": "critical findings",
-    "quarantined": "payloads in quarantine",
-    "waiting": "notices wait for their receiver",
-    "parked": "notices given up",
-}
-
-
-def _next(name: str, job, was_due: datetime) -> datetime:
-    now = datetime.now(UTC)
-    after = next_due(job, was_due)
-    missed = 0
-    while after <= now - timedelta(seconds=55):
-        missed, after = missed + 1, next_due(job, after)
-    if missed:
-        log.warning("%s: %d times of the schedule passed while another run went on", name, missed)
-    return after
 
 
 def _say_where(console: Console, monitor: Monitor) -> None:

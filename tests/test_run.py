@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import nbformat
@@ -347,3 +347,159 @@ def test_a_plain_papermill_command_works_from_any_folder(tmp_path, monkeypatch):
             out["data"] for cell in reversed(cells) for out in cell.get("outputs", []) if "data" in out
         )
         assert facts["application/vnd.cryptomon.facts+json"][wanted] > 0
+
+
+# ---- retries, and who is told
+
+
+def failing(home: Path, times: int, error: str = "StorageError") -> str:
+    """A cell that fails so often, and counts its attempts in the file `attempts`."""
+    return f"""
+        from pathlib import Path
+        from cryptomon_lib import errors
+        path = Path({str(home / "attempts")!r})
+        done = int(path.read_text()) if path.exists() else 0
+        path.write_text(str(done + 1))
+        if done < {times}:
+            raise errors.{error}("the store is away")
+    """
+
+
+@pytest.fixture
+def told(project):
+    """Schedules the job `first` with users who are told, and reads the notices that each got, in order."""
+    for name in ("alerts.yaml", "receivers.yaml"):
+        (project / "params" / name).write_text((PROJECT / "params" / name).read_text())
+    # no rule of theirs is meant, no severity either: the schedule names them
+    (project / "params" / "receivers.yaml").write_text(
+        "users:\n"
+        "    maria: {receivers: {file: {kind: file}}, alerts: [{severities: [info]}]}\n"
+        "    others: {receivers: {file: {kind: file}}}\n"
+    )
+
+    def schedule(keys):
+        (project / "scheduled" / "schedule.yaml").write_text(
+            f"first: {{cron: '* * * * *', notebooks: [10_first, 20_second], tell: [maria], {keys}}}\n"
+        )
+        write(project, "20_second", "count")
+
+    def read(user):
+        storage = open_monitor("local").storage
+        return [json.loads(storage.get(one.key)) for one in storage.objects(f"notices/{user}")]
+
+    schedule.read = read
+    return schedule
+
+
+def test_what_failed_is_tried_again_and_what_succeeded_before_it_is_not(project, kernels, told):
+    told("retries: {times: 2, wait_s: 0}")
+    write(project, "10_first", "count")
+    write(project, "20_second", failing(project, 2))
+    monitor = open_monitor("local")
+
+    records = run_job(monitor, "first", kernels=kernels)
+
+    assert [(one["notebook"], one["attempt"]) for one in records] == [("10_first", 1), ("20_second", 3)]
+    assert sorted(one["status"] for one in load_runs(monitor)) == [
+        "failed",
+        "failed",
+        "succeeded",
+        "succeeded",
+    ]
+    assert told.read("maria") == []
+
+
+@pytest.mark.parametrize("error", ["ConfigError", "AccountingError", "Unhealthy"])
+def test_what_another_attempt_would_not_mend_is_not_tried_again(project, kernels, told, error):
+    told("retries: {times: 5, wait_s: 0}")
+    write(project, "10_first", failing(project, 1, error))
+
+    with pytest.raises(NotebookFailed, match="the store is away"):
+        run_job(open_monitor("local"), "first", kernels=kernels)
+
+    assert (project / "attempts").read_text() == "1"
+
+
+def test_retries_stay_within_the_time_limit(project, kernels, told):
+    told("retries: {times: 5, wait_s: 100}, timeout_s: 90")
+    write(project, "10_first", failing(project, 9))
+    began = time.monotonic()
+
+    with pytest.raises(NotebookFailed, match="the store is away"):
+        run_job(open_monitor("local"), "first", kernels=kernels)
+
+    assert time.monotonic() - began < 60 and (project / "attempts").read_text() == "1"
+
+
+def test_a_job_that_fails_is_told_once_to_whom_it_names_and_once_that_it_works_again(project, kernels, told):
+    told("retries: {times: 1, wait_s: 0}")
+    write(project, "10_first", failing(project, 6))
+    monitor = open_monitor("local")
+
+    for _ in range(3):
+        with pytest.raises(NotebookFailed):
+            run_job(monitor, "first", kernels=kernels)
+    (began,) = told.read("maria")
+    for _ in range(3):
+        run_job(monitor, "first", kernels=kernels)
+
+    assert began["title"] == "[simulated data] critical: job_failed on cryptomon:first"
+    assert "the job first failed: NotebookFailed: 10_first.ipynb, cell 3: StorageError" in began["text"]
+    first, second = sorted(told.read("maria"), key=lambda one: one["at"])
+    assert first == began and second["title"] == "[simulated data] over: job_failed on cryptomon:first"
+    assert [one["alerts"][0]["id"] for one in (first, second)] == [began["alerts"][0]["id"]] * 2
+    assert told.read("others") == []
+    # and the next time it fails is news again
+    write(project, "10_first", "1 / 0")
+    with pytest.raises(NotebookFailed):
+        run_job(monitor, "first", kernels=kernels)
+    assert len(told.read("maria")) == 3
+
+
+def test_a_job_that_cannot_even_begin_is_told_and_one_that_somebody_tries_by_hand_is_not(
+    project, kernels, told
+):
+    told("params: {cuont: 3}")
+    write(project, "10_first", "count")
+    monitor = open_monitor("local")
+
+    with pytest.raises(ParameterError, match="Did you mean count"):
+        run_job(monitor, "first", {"count": 4}, kernels)
+    assert told.read("maria") == []
+    with pytest.raises(ParameterError, match="Did you mean count"):
+        run_job(monitor, "first", kernels=kernels)
+
+    (notice,) = told.read("maria")
+    assert "ParameterError" in notice["text"]
+
+
+def test_a_job_that_is_left_to_another_run_or_stopped_while_it_waits_is_no_failure(project, told):
+    told("retries: {times: 5, wait_s: 60}")
+    write(project, "10_first", failing(project, 9))
+    process = start("first")
+    wait_until(lambda: any(one["status"] == "failed" for one in load_runs(open_monitor("local"))))
+
+    with pytest.raises(AlreadyRunning):
+        run_job(open_monitor("local"), "first")
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(60) == 143
+    assert told.read("maria") == []
+
+
+def test_a_clock_that_is_set_forward_takes_no_time_from_a_run(project, kernels, monkeypatch):
+    write(project, "10_first", "import time; time.sleep(1)")
+    write(project, "20_second", "count")
+
+    class Jumping(datetime):
+        began = time.monotonic()
+
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(hours=3 if time.monotonic() - cls.began > 0.5 else 0)
+
+    monkeypatch.setattr(run, "datetime", Jumping)
+
+    records = run_job(open_monitor("local"), "both", kernels=kernels)
+
+    assert [one["status"] for one in records] == ["succeeded", "succeeded"]
