@@ -169,7 +169,7 @@ class _Service:
     def __init__(self, monitor: Monitor):
         self.monitor, self.settings = monitor, monitor.settings.api
         self.questions = Questions(monitor)
-        self.answers = Shared(self.settings.cache_bytes)
+        self.answers = Shared(self.settings.cache_bytes, waiting_max=self.settings.waiting_max)
         self._keys = _keys(self.settings.keys)
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._calls = RateLimitItemPerMinute(self.settings.calls_per_min)
@@ -333,7 +333,7 @@ _RESPONSES = {
             406: "No form of answer that the client takes.",
             422: "A parameter is not of its form.",
             429: "Too many calls; `Retry-After` says when to come back.",
-            503: "The data cannot be read now, or there is none of now.",
+            503: "The data cannot be read now, there is none of now, or too many ask: see `Retry-After`.",
         }.items()
     },
 }

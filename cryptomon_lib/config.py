@@ -184,6 +184,7 @@ class Api(Section):
     rows_max: Count
     range_days_max: Count
     cache_bytes: Count
+    waiting_max: Count
 
 
 class Settings(Section):
