@@ -21,6 +21,7 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from pydantic import BaseModel, ConfigDict, Field, create_model
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from cryptomon_lib.api_answers import (
@@ -38,6 +39,7 @@ from cryptomon_lib.api_questions import Described, Questions
 from cryptomon_lib.config import secret
 from cryptomon_lib.errors import ApiError, ConfigError, CryptomonError, StorageError
 from cryptomon_lib.monitor import Monitor
+from cryptomon_lib.prometheus import CONTENT_TYPE, exposition
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +151,7 @@ def create_app(monitor: Monitor) -> FastAPI:
     app.add_exception_handler(CryptomonError, _failed)
     app.add_exception_handler(Exception, _broken)
     _add_questions(app, service)
+    _add_metrics(app, service)
     for name, described in service.questions.described.items():
         _add_view(app, service, described, f"/v1/views/{name}")
     for name in _SHORT:
@@ -169,7 +172,7 @@ class _Service:
     def __init__(self, monitor: Monitor):
         self.monitor, self.settings = monitor, monitor.settings.api
         self.questions = Questions(monitor)
-        self.answers = Shared(self.settings.cache_bytes, waiting_max=self.settings.waiting_max)
+        self.answers = Shared(self.settings.cache_bytes)
         self._keys = _keys(self.settings.keys)
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._calls = RateLimitItemPerMinute(self.settings.calls_per_min)
@@ -262,6 +265,17 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
     )  # fmt: skip
 
 
+def _add_metrics(app: FastAPI, service: _Service) -> None:
+    """What Prometheus scrapes, under the address that it expects; keys hold here too."""
+
+    async def metrics(request: Request) -> Response:
+        await service.admit(request)
+        body = await run_in_threadpool(exposition, service.monitor)
+        return Response(body, media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
+
+    app.add_api_route("/metrics", metrics, methods=["GET"], include_in_schema=False)
+
+
 def _add_view(app: FastAPI, service: _Service, described: Described, path: str) -> None:
     """The route of a view, with what it may be asked by."""
     name = described.view.name
@@ -333,7 +347,7 @@ _RESPONSES = {
             406: "No form of answer that the client takes.",
             422: "A parameter is not of its form.",
             429: "Too many calls; `Retry-After` says when to come back.",
-            503: "The data cannot be read now, there is none of now, or too many ask: see `Retry-After`.",
+            503: "The data cannot be read now, or there is none of now.",
         }.items()
     },
 }

@@ -33,7 +33,6 @@ FORMATS = {
     "arrow": "application/vnd.apache.arrow.stream",
 }
 # smaller bodies do not get smaller
-_BUSY_S = 2
 _PACKED_FROM = 1024
 
 
@@ -142,30 +141,21 @@ class Watched:
 class Shared:
     """Answers by key, each made once: who asks while it is being made waits for the same one.
 
-    bytes_max: beyond it, those go first that nobody asked for the longest. waiting_max: so many answers are being
-    made or wait for their turn; one more would be answered when its asker has given up.
+    bytes_max: beyond it, those go first that nobody asked for the longest.
     """
 
-    def __init__(self, bytes_max: int, side_by_side: int = 2, waiting_max: int = 100):
-        self._bytes_max, self._held, self._waiting_max = bytes_max, 0, waiting_max
+    def __init__(self, bytes_max: int, side_by_side: int = 2):
+        self._bytes_max, self._held = bytes_max, 0
         self._kept: OrderedDict[Any, Answer] = OrderedDict()
         self._making: dict[Any, asyncio.Task] = {}
         self._side_by_side, self._limiter = side_by_side, None
 
     async def get(self, key: Any, make: Callable[[], Answer]) -> Answer:
-        """The answer of that key; `make` runs in a thread. What it raises is raised, and not kept.
-
-        Raises ApiError: too many wait already (503).
-        """
+        """The answer of that key; `make` runs in a thread. What it raises is raised, and not kept."""
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
         if key not in self._making:
-            if len(self._making) >= self._waiting_max:
-                says = (
-                    f"{len(self._making)} questions wait for their answer already; come back in {_BUSY_S} s."
-                )
-                raise ApiError(503, says, headers={"Retry-After": str(_BUSY_S)})
             self._making[key] = asyncio.create_task(self._make(key, make))
         # a client that goes away takes nothing from those who wait for the same
         return await asyncio.shield(self._making[key])

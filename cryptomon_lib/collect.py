@@ -6,6 +6,7 @@ Owns the grid of slots, which calls a run makes, and what counts as a run that b
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -55,6 +56,11 @@ class Collected:
     def count(self, state: str) -> int:
         """How many calls ended in that state."""
         return sum(outcome.state == state for outcome in self.outcomes)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many calls failed, of each source with any."""
+        return dict(Counter(outcome.source for outcome in self.outcomes if outcome.state == "failed"))
 
     @property
     def problems(self) -> dict[str, str]:

@@ -184,7 +184,6 @@ class Api(Section):
     rows_max: Count
     range_days_max: Count
     cache_bytes: Count
-    waiting_max: Count
 
 
 class Settings(Section):
@@ -196,6 +195,7 @@ class Settings(Section):
     endpoint_url: str | None
     engine: Literal["duckdb", "athena", "trino"]
     cadence_s: Count
+    metrics_file: str
     exchanges: tuple[str, ...]
     hosts: dict[str, str]
     endpoints: dict[str, tuple[str, ...]]

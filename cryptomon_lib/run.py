@@ -121,6 +121,19 @@ def run_job(
     finally:
         if kernels is None:
             own.close()
+        _expose(monitor)
+
+
+def _expose(monitor: Monitor) -> None:
+    """Tell Prometheus how it is after a run, however that ended, where the params name a file; this fails no run."""
+    if not monitor.settings.metrics_file:
+        return
+    from cryptomon_lib.prometheus import write_textfile
+
+    try:
+        write_textfile(monitor, home() / monitor.settings.metrics_file)
+    except CryptomonError as error:
+        log.warning("metrics_file: %s", error)
 
 
 def _run_notebooks(

@@ -296,31 +296,6 @@ def test_what_fails_is_not_kept_and_fails_for_all_who_waited():
     assert [type(one) for one in failed] == [ValueError, ValueError] and after.body == b"x"
 
 
-def test_who_would_wait_too_long_is_told_to_come_back():
-    import asyncio
-    import threading
-
-    go = threading.Event()
-
-    def make():
-        go.wait(60)
-        return Answer("text/plain", b"x", 1)
-
-    async def crowd():
-        shared = Shared(100, side_by_side=1, waiting_max=3)
-        waiting = [asyncio.create_task(shared.get(key, make)) for key in "abc"]
-        await asyncio.sleep(0)
-        same = asyncio.create_task(shared.get("a", make))
-        with pytest.raises(ApiError) as refused:
-            await shared.get("d", make)
-        go.set()
-        await asyncio.gather(*waiting, same)
-        return refused.value, await shared.get("d", make)
-
-    refused, later = asyncio.run(crowd())
-    assert (refused.status, refused.headers) == (503, {"Retry-After": "2"}) and later.body == b"x"
-
-
 # ---- problems
 
 

@@ -92,6 +92,10 @@ FLOORS = {
     "up": 12,
     "cli_options": 2,
     "cli_schedule": 12,
+    "status": 9,
+    "doctor": 9,
+    "prometheus": 9,
+    "cli_operations": 12,
     "cli": 13,
     # names only, which bring their modules when they are used
     "__init__": 14,
