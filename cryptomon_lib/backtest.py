@@ -78,7 +78,7 @@ def backtest_rule(
     found = _evaluated(monitor, variants, since, until, markets)
     firings = spans_of(found, until).rename(columns={"rule": "setting"})
     firings = firings.merge(_after(monitor, firings, until), on="alert_id", how="left")
-    told = {name: _notices(found, name, user, until) for name in variants}
+    told = {name: _notices(found, name, rule.name, user, until) for name in variants}
     notices = pd.DataFrame(
         [
             (name, one.at, len(one.transitions) + one.more, one.kind)
@@ -311,10 +311,13 @@ def _price_at(prices: list[Block], markets: pd.Series, moments: pd.Series) -> np
     return found
 
 
-def _notices(transitions: pa.Table, name: str, user: User | None, until: datetime) -> list:
+def _notices(transitions: pa.Table, name: str, rule: str, user: User | None, until: datetime) -> list:
+    """What a user would have got under a setting; people subscribe to the rule, whatever it is set to."""
     if user is None:
         return []
     own = transitions.filter(pc.equal(transitions["rule"], name))
+    place = own.schema.get_field_index("rule")
+    own = own.set_column(place, own.schema.field(place), pa.repeat(pa.scalar(rule), own.num_rows))
     return notices_of(user, transitions_of(own), until)
 
 

@@ -226,7 +226,7 @@ def _of_columns(demand: Demand, table: str) -> Demand:
     """Only the conditions by which files differ: on times, partitions, and what rows are sorted by."""
     described = TABLES[table]
     useful = {column.name for column in described.columns if column.type == "time"}
-    useful |= {*described.partition_by, described.key[0]}
+    useful |= {*described.partition_by, *described.led_by}
     kept = frozenset(frozenset(a for a in part if a.literal or a.of in useful) for part in demand)
     return either(kept, NOTHING)
 

@@ -253,7 +253,7 @@ def _swap(lake: Lake, join: Join, file) -> bool:
 
 
 class _Sorted:
-    """The rows of a join's files in the order of the table's key, a part at a time."""
+    """The rows of a join's files in the order that the table's files are in, a part at a time."""
 
     def __init__(self, monitor: Monitor, join: Join):
         self._storage = monitor.storage
@@ -285,8 +285,8 @@ class _Sorted:
         self._folder.cleanup()
 
     def groups(self) -> Iterator[pa.Table]:
-        """Row groups: the rows of a value of the first key column are in one of them, or fill several."""
-        lead = TABLES[self._table].key[0]
+        """Row groups: the rows of a value of the first column are in one of them, or fill several."""
+        lead = TABLES[self._table].order[0]
         for values in _batched(self._counts(lead), _BUCKET):
             # a value that is null sorts last, and is in the last part
             low, last = values[0][0], values[-1][0]
@@ -294,7 +294,8 @@ class _Sorted:
             begin = 0
             for group in _batched(values, self._group):
                 length = sum(count for _, count in group)
-                yield rows.slice(begin, length)
+                for start in range(begin, begin + length, self._group):
+                    yield rows.slice(start, min(self._group, begin + length - start))
                 begin += length
 
     def _counts(self, lead: str) -> list[tuple[str, int]]:
@@ -303,7 +304,7 @@ class _Sorted:
 
     def _rows(self, lead: str, low, last) -> pa.Table:
         columns = ", ".join(f'"{column}"' for column in file_schema(self._table).names)
-        order = ", ".join(f'"{column}" nulls last' for column in TABLES[self._table].key)
+        order = ", ".join(f'"{column}" nulls last' for column in TABLES[self._table].order)
         bound = {
             (False, False): f'"{lead}" between ? and ?',
             (False, True): f'("{lead}" >= ? or "{lead}" is null)',

@@ -33,6 +33,8 @@ HOUR = timedelta(hours=1)
 # the last answers of an hour arrive and are flattened after it has ended
 GRACE = timedelta(minutes=4)
 _TRIES = 5
+# rows of a row group
+_GROUP = 50_000
 # clocks of machines that write and roll up may differ by so much
 _SKEW = timedelta(hours=1)
 _NOW = "cast(current_timestamp at time zone 'UTC' as timestamp(3))"
@@ -259,8 +261,9 @@ def _commit(
         before = lake.read(ROLLUPS, actions)
         computed = pa.array(hours, pa.timestamp("us", tz="UTC"))
         rows = pa.concat_tables([rows, before.filter(pc.invert(pc.is_in(before["hour_at"], computed)))])
-    rows = rows.sort_by([(column, "ascending") for column in TABLES[ROLLUPS].key])
-    added = [lake.write(ROLLUPS, {"day": day}, [rows])] if rows.num_rows else []
+    rows = rows.sort_by([(column, "ascending") for column in TABLES[ROLLUPS].order])
+    groups = [rows.slice(begin, _GROUP) for begin in range(0, rows.num_rows, _GROUP)]
+    added = [lake.write(ROLLUPS, {"day": day}, groups)] if groups else []
     lake.swap(ROLLUPS, table, added, actions["path"].to_pylist() if actions.num_rows else (), marks=marks)
 
 

@@ -197,8 +197,11 @@ def read_settings(rule: Rule, settings: Mapping[str, Iterable[float | str]]) -> 
 
 
 def spelled(condition: str) -> str:
-    """A condition in DuckDB's spelling."""
-    return sql.for_duckdb(f"select {condition}").removeprefix("SELECT ")
+    """A condition in DuckDB's spelling, over rows called `reading`: whatever they are joined with has names, too."""
+    tree = _condition(condition)
+    for column in list(tree.find_all(exp.Column)):
+        column.set("table", exp.to_identifier("reading"))
+    return sql.for_duckdb(f"select {tree.sql('trino')}").removeprefix("SELECT ")
 
 
 def condition_in(rule: Rule) -> str:

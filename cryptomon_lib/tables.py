@@ -46,10 +46,22 @@ class Table:
     partition_by: tuple[str, ...]
     # the column whose UTC date is the partition `day`
     day_of: str | None = None
+    # the order of rows in files that are written once and read often; empty: that of the key
+    sorted_by: tuple[str, ...] = ()
 
     @property
     def column_names(self) -> list[str]:
         return [column.name for column in self.columns]
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The columns that rows of a file are sorted by."""
+        return self.sorted_by or self.key
+
+    @property
+    def led_by(self) -> tuple[str, ...]:
+        """Those of them by whose values a scan skips row groups."""
+        return self.sorted_by[:-1] or self.key[:1]
 
 
 _MARKET = (
@@ -133,6 +145,8 @@ _TABLES = (
         key=("market_id", "measure", "hour_at"),
         partition_by=("day",),
         day_of="hour_at",
+        # nearly all who ask for all markets ask for one measure
+        sorted_by=("measure", "market_id", "hour_at"),
     ),
     Table(
         name="latest",

@@ -317,3 +317,13 @@ def test_ten_thousand_rules_of_programs_fire_for_exactly_those_that_are_exceeded
 
 def test_a_fresh_state_is_empty():
     assert all(getattr(State(), name).num_rows == 0 for name in ("pairs", "seen", "silent", "names"))
+
+
+def test_a_condition_may_name_any_column_of_its_view():
+    """Also those by which rules and readings are joined."""
+    condition = "measure = 'volume_1m' and market_id like 'kraken:%' and ratio_1h > 3"
+    found = run(
+        {"condition": condition, "recover": "measure = 'volume_1m' and ratio_1h < 2"}, [400, 250, 100]
+    )
+    assert short(found) == [(0, "firing"), (2, "resolved")]
+    assert not run({"condition": "measure = 'price' and ratio_1h > 3"}, [400])

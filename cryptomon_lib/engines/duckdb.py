@@ -289,15 +289,15 @@ def _read(seen: Snapshot, demand: bounds.Demand, known: Mapping[str, Any]) -> st
 
 
 def _within(seen: Snapshot, demand: bounds.Demand, known: Mapping[str, Any]) -> str:
-    """The span of time and the markets as a filter on what is stored, by which a scan skips; what is converted, or
-    read twice, a filter above does not reach."""
+    """The time, the markets and the measures as a filter on what is stored, by which a scan skips; what is converted,
+    or read twice, a filter above does not reach."""
     described, (since, until) = TABLES[seen.name], seen.span(demand, known)
     when = described.day_of
     ends = [f"\"{when}\" {how} timestamptz '{end} UTC'" for how, end in ((">=", since), ("<=", until)) if end]
-    wanted = seen.only(demand, known)
-    if wanted:
-        listed = ", ".join("'" + value.replace("'", "''") + "'" for value in wanted)
-        ends.append(f'"{described.key[0]}" in ({listed})')
+    for column in described.led_by:
+        if wanted := seen.only(column, demand, known):
+            listed = ", ".join("'" + value.replace("'", "''") + "'" for value in wanted)
+            ends.append(f'"{column}" in ({listed})')
     return f" where {' and '.join(ends)}" if ends else ""
 
 

@@ -80,16 +80,16 @@ class Snapshot:
             max(until) if until and None not in until else None,
         )
 
-    def only(self, demand: Demand, values: Mapping[str, Any]) -> list[str] | None:
-        """The values of the column that rows are sorted by which the demand asks for; None where it takes any."""
-        lead, wanted = TABLES[self.name].key[0], set()
-        if self._types[lead] != "text":
+    def only(self, column: str, demand: Demand, values: Mapping[str, Any]) -> list[str] | None:
+        """The values of a column that the demand asks for; None where it takes any, or the column is no text."""
+        wanted = set()
+        if self._types[column] != "text":
             return None
         for part in demand:
             asked = [
                 {values.get(constant) for constant in atom.constants}
                 for atom in part
-                if atom.of == lead and atom.how == "in" and not atom.literal
+                if atom.of == column and atom.how == "in" and not atom.literal
             ]
             texts = [one for one in asked if all(isinstance(value, str) for value in one)]
             if is_needed(frozenset({part}), values):

@@ -3,23 +3,13 @@
 -- units: value, average_1h and stddev_1h (sample standard deviation) in the measure's unit; ratio_1h is a multiple
 -- lookback: 75 min
 -- why: the newest rows of trailing_1h, for all markets at once and without a window. A value older than
---      10 minutes is not of now and is left out.
-with recent as (
-    select
-        market_id,
-        measure,
-        at,
-        value
-    from measures
-    where at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '70' minute
-),
-
-newest as (
+--      10 minutes is not of now and is left out. Which value is the newest is read of those minutes alone.
+with newest as (
     select
         market_id,
         measure,
         max(at) as at
-    from recent
+    from measures
     where at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '10' minute
     group by market_id, measure
 ),
@@ -28,17 +18,18 @@ averaged as (
     select
         newest.market_id,
         newest.measure,
-        newest.at,
-        max(case when recent.at = newest.at then recent.value end) as value,
-        avg(case when recent.at < newest.at then recent.value end) as average,
-        stddev_samp(case when recent.at < newest.at then recent.value end) as deviation,
-        count(case when recent.at < newest.at then recent.value end) as samples
+        max(newest.at) as at,
+        max(case when measures.at = newest.at then measures.value end) as value,
+        avg(case when measures.at < newest.at then measures.value end) as average,
+        stddev_samp(case when measures.at < newest.at then measures.value end) as deviation,
+        count(case when measures.at < newest.at then measures.value end) as samples
     from newest
-    inner join recent
-        on newest.market_id = recent.market_id
-        and newest.measure = recent.measure
-        and recent.at >= newest.at - interval '3600' second
-    group by newest.market_id, newest.measure, newest.at
+    inner join measures
+        on newest.market_id = measures.market_id
+        and newest.measure = measures.measure
+        and measures.at >= newest.at - interval '3600' second
+    where measures.at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '70' minute
+    group by newest.market_id, newest.measure
 ),
 
 floored as (
