@@ -188,8 +188,7 @@ def _read(monitor: Monitor, key: str) -> _Taken | None:
 
 
 def _flatten_batch(monitor: Monitor, batch: list[_Taken], instruments, summary: Summary, again: bool) -> None:
-    ids = [taken.payload.id for taken in batch if taken.payload]
-    written = set() if again else {id for name in TABLES for id in monitor.lake.written(name, ids)}
+    written = set() if again else _written(monitor, batch)
     for taken in batch:
         if taken.payload and taken.payload.id not in written:
             _shape(taken, instruments)
@@ -210,6 +209,15 @@ def _flatten_batch(monitor: Monitor, batch: list[_Taken], instruments, summary: 
             # another run, which found the same rows written, may have moved it just now
             if monitor.storage.exists(taken.key):
                 raise
+
+
+def _written(monitor: Monitor, batch: list[_Taken]) -> set[str]:
+    """Ids of the payloads whose rows are in; each is looked for in the table that its kind of payload goes to."""
+    ids: dict[str, list[str]] = {}
+    for taken in batch:
+        if taken.payload and (name := exchanges.table_of(taken.payload)):
+            ids.setdefault(name, []).append(taken.payload.id)
+    return {id for name, mine in ids.items() for id in monitor.lake.written(name, mine)}
 
 
 def _is_unflattened(taken: _Taken, written: set[str]) -> bool:

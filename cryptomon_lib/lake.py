@@ -7,10 +7,11 @@ one gets through; the other looks again. No lock is held anywhere.
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -45,17 +46,20 @@ _SAYS, _SAME_ROWS = "cryptomon", "same rows"
 # or that it let go of rows whose time was up: what was computed of them stays
 _EXPIRED = "expired"
 _TRIES = 20
+# tables that a process keeps open; a root has a dozen
+_TABLES_KEPT = 64
 _ORIGIN, _FILLED_IN = "origin", "backfill"
+_CHECKPOINT = "delta.checkpointInterval"
 # a removed file is remembered for some runs of vacuum, which then finds it without listing all files
 _CONFIGURATION = {
     "delta.setTransactionRetentionDuration": "interval 30 days",
     "delta.logRetentionDuration": "interval 2 days",
-    "delta.checkpointInterval": "60",
+    _CHECKPOINT: "60",
     "delta.deletedFileRetentionDuration": "interval 6 hours",
 }
 _OF_PAYLOADS = {"delta.setTransactionRetentionDuration": f"interval {IDS_KEPT.days} days"}
 # nobody asks what these were: their log is only as long as a reader may be slow
-_REPLACED = {"delta.logRetentionDuration": "interval 2 hours", "delta.checkpointInterval": "20"}
+_REPLACED = {"delta.logRetentionDuration": "interval 2 hours", _CHECKPOINT: "20"}
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,8 @@ class Lake:
 
     def written(self, name: str, ids: Iterable[str]) -> set[str]:
         """Those of the ids that the table has."""
-        table = self.open(name)
-        return set() if table is None else {id for id in ids if table.transaction_version(id) is not None}
+        with self._kept(name) as kept:
+            return kept.has(ids) if kept.table else set()
 
     def append(
         self,
@@ -143,12 +147,16 @@ class Lake:
         Returns what this call wrote.
         """
         for _ in range(_TRIES):
-            table = self._open_or_create(name)
-            new = [batch for batch in batches if table.transaction_version(batch.id) is None]
-            if not new:
-                return Appended(frozenset(), 0)
             try:
-                return self._commit(name, table, new, fresh)
+                with self._kept(name) as kept:
+                    kept.table = kept.table or self._open_or_create(name)
+                    known = kept.has(batch.id for batch in batches)
+                    new = [batch for batch in batches if batch.id not in known]
+                    if not new:
+                        return Appended(frozenset(), 0)
+                    appended = self._commit(name, kept.table, new, fresh)
+                    kept.wrote(appended.ids)
+                    return appended
             except CommitFailedError as error:
                 log.info("%s: another writer came first, looking again (%s)", name, error)
             except (DeltaError, OSError) as error:
@@ -464,6 +472,50 @@ class Lake:
             )
         return Appended(frozenset(batch.id for batch in new), rows.num_rows)
 
+    @contextmanager
+    def _kept(self, name: str) -> Iterator["_Kept"]:
+        """The table as it is now, kept open since this process last wrote to it where nobody else has since.
+
+        An opening reads the log since its last checkpoint: an object for each commit, and on S3 a request for each.
+        """
+        uri = self.uri(name)
+        with _keeping:
+            kept = _tables.setdefault((uri, self.storage.endpoint_url), _Kept(threading.Lock()))
+            if len(_tables) > _TABLES_KEPT:
+                _tables.pop(next(iter(_tables)))
+        if not kept.lock.acquire(blocking=False):
+            # who comes meanwhile looks for himself: the log says who was first
+            kept = _Kept(threading.Lock())
+            kept.lock.acquire()
+        try:
+            if kept.table is None or not self._is_newest(name, kept):
+                kept.begin(self.open(name))
+            yield kept
+            self._keep(name, kept)
+        except BaseException:
+            kept.begin(None)
+            raise
+        finally:
+            kept.lock.release()
+
+    def _is_newest(self, name: str, kept: "_Kept") -> bool:
+        """Whether nobody has written since; a table that was removed and made anew may have come to the same number."""
+        version = kept.table.version()
+        return self._commit_mark(name, version) == kept.mark and self._commit_mark(name, version + 1) is None
+
+    def _keep(self, name: str, kept: "_Kept") -> None:
+        if kept.table is None or kept.table.version() == kept.version:
+            return
+        kept.version = kept.table.version()
+        kept.mark = self._commit_mark(name, kept.version)
+        # one that stays open never reads a checkpoint again, and goes through all commits since the one it began with
+        if kept.mark is None or kept.version % int(_configuration(name)[_CHECKPOINT]) == 0:
+            kept.begin(None)
+
+    def _commit_mark(self, name: str, version: int) -> tuple | None:
+        """What tells one commit's file from another of the same name; None where there is none."""
+        return self.storage.identity(f"{self.key(name)}/_delta_log/{version:020}.json")
+
     def _open_or_create(self, name: str) -> DeltaTable:
         table = self.open(name)
         if table is not None:
@@ -478,6 +530,36 @@ class Lake:
                 storage_options=self._options,
             )
         return self.open(name)
+
+
+class _Kept:
+    """A table that stays open between two appends, for one thread at a time: its version, what identifies that
+    commit's file, and ids that it was asked for and does not have."""
+
+    def __init__(self, lock: threading.Lock):
+        self.lock = lock
+        self.begin(None)
+
+    def begin(self, table: DeltaTable | None) -> None:
+        """Go on with another handle, or none."""
+        self.table, self.version, self.mark = table, None, None
+        self._absent: set[str] = set()
+
+    def has(self, ids: Iterable[str]) -> set[str]:
+        """Those of the ids that the table has; each costs a look through the log, so none is looked for twice."""
+        asked = [id for id in ids if id not in self._absent]
+        found = {id for id in asked if self.table.transaction_version(id) is not None}
+        self._absent.update(id for id in asked if id not in found)
+        return found
+
+    def wrote(self, ids: Iterable[str]) -> None:
+        """It has these now."""
+        self._absent.difference_update(ids)
+
+
+# by address and endpoint
+_tables: dict[tuple[str, str | None], _Kept] = {}
+_keeping = threading.Lock()
 
 
 def _changes(name: str, entry: bytes) -> Iterator[Change]:

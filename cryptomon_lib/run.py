@@ -71,6 +71,8 @@ _CLEAN = """(lambda ip: (
     setattr(ip, "execution_count", 1),
 ))(get_ipython())"""
 _ENGINE = "cryptomon"
+# of each root and notebook, where the newest success of this process is kept
+_newest: dict[tuple[str, str | None, str], str] = {}
 
 
 class Stopped(KeyboardInterrupt):
@@ -582,14 +584,24 @@ def _key(record: Mapping[str, Any], ending: str) -> str:
 
 
 def _keep_one_an_hour(monitor: Monitor, record: Mapping[str, Any]) -> None:
-    """Of the successes of one hour only the newest notebook stays; failures and all records stay."""
-    hour, mine = record["run_id"][:11], _key(record, "ipynb")
-    keys = [one.key for one in monitor.storage.objects(f"{RUNS}/{record['started_at'][:10]}")]
-    for key in keys:
-        name = key.rsplit("/", 1)[1]
-        same_hour = name.startswith(hour) and f"-{record['notebook']}-" in name and name.endswith(".ipynb")
-        if same_hour and key != mine and _succeeded(monitor, key):
+    """Of the successes of one hour only the newest notebook stays; failures and all records stay.
+
+    A process knows which one it kept last; only its first run looks, at the names of that hour.
+    """
+    folder, hour, mine = f"{RUNS}/{record['started_at'][:10]}", record["run_id"][:11], _key(record, "ipynb")
+    of = (monitor.storage.root, monitor.storage.endpoint_url, record["notebook"])
+    if of in _newest:
+        older = [_newest[of]]
+    else:
+        older = [
+            key
+            for key in monitor.storage.named(folder, hour)
+            if f"-{record['notebook']}-" in key and key.endswith(".ipynb") and _succeeded(monitor, key)
+        ]
+    for key in older:
+        if key.startswith(f"{folder}/{hour}") and key != mine:
             monitor.storage.delete(key)
+    _newest[of] = mine
 
 
 def _succeeded(monitor: Monitor, notebook_key: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,17 @@ class Storage:
             for path, entry in (found or {}).items()
             if _UNFINISHED not in path
         )
+
+    def named(self, prefix: str, begins: str) -> list[str]:
+        """Keys below `prefix/` whose names begin so, sorted; S3 is asked for no others."""
+        with _told("list", self, prefix):
+            if not self.is_s3:
+                with suppress(FileNotFoundError), os.scandir(self.path(prefix)) as found:
+                    return sorted(f"{prefix}/{one.name}" for one in found if one.name.startswith(begins))
+                return []
+            found = self._found(partial(self.fs.find, prefix=begins), prefix) or {}
+        start = len(self._base) + 1
+        return sorted(path[start:] for path in found)
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly below `prefix/`, sorted: how a day is found without listing all of them."""

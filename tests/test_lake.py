@@ -449,3 +449,82 @@ def test_a_data_file_that_is_gone_is_said_plainly(local, candles):
     Path(lake.files("candles")[0].path).unlink()
     with pytest.raises(StorageError):
         lake.append("candles", [Batch("b", candles(0, 1))], fresh(lake, "candles"))
+
+
+# ---- the table that a process keeps open for its next append
+
+
+@pytest.fixture
+def openings(monkeypatch):
+    """Names of the tables that were opened, one for each opening."""
+    found, plain = [], Lake.open
+    monkeypatch.setattr(Lake, "open", lambda self, name: found.append(name) or plain(self, name))
+    return found
+
+
+def test_who_appends_alone_opens_the_table_once_between_two_checkpoints(monitor, ticks, openings, stored):
+    often = 2 * int(lake_module._CONFIGURATION[lake_module._CHECKPOINT])
+    for number in range(often if monitor.storage.is_s3 is False else 6):
+        assert monitor.lake.written("ticks", [f"id-{number}"]) == set()
+        monitor.lake.append("ticks", [Batch(f"id-{number}", ticks(NOON + number * MINUTE))])
+        # a notebook has a monitor of its own, the process is the same
+        monitor = open_monitor(
+            "local", flags={"root": monitor.storage.root, "endpoint_url": monitor.storage.endpoint_url}
+        )
+
+    assert len(openings) <= 6
+    assert len(stored(monitor, "ticks")) == 2 * (number + 1)
+    assert monitor.lake.written("ticks", ["id-0", f"id-{number}", "id-x"]) == {"id-0", f"id-{number}"}
+
+
+def test_what_others_wrote_meanwhile_is_seen_by_who_keeps_the_table_open(monitor, ticks, stored, monkeypatch):
+    monitor.lake.append("ticks", [Batch("mine", ticks(markets=("A-USD",)))])
+    kept = dict(lake_module._tables)
+    monkeypatch.setattr(lake_module, "_tables", {})
+    monitor.lake.append("ticks", [Batch("other", ticks(markets=("B-USD",)))])
+    monkeypatch.setattr(lake_module, "_tables", kept)
+
+    assert monitor.lake.written("ticks", ["mine", "other"]) == {"mine", "other"}
+    assert monitor.lake.append("ticks", [Batch("other", ticks(markets=("B-USD",)))]).rows == 0
+    assert len(stored(monitor, "ticks")) == 2
+
+
+def test_a_table_that_was_removed_and_made_anew_is_opened_anew(monitor, ticks, stored, monkeypatch):
+    monitor.lake.append("ticks", [Batch("old", ticks(markets=("A-USD",)))])
+    kept = dict(lake_module._tables)
+    for one in monitor.storage.objects("tables"):
+        monitor.storage.delete(one.key)
+    monkeypatch.setattr(lake_module, "_tables", {})
+    time.sleep(1.1 if monitor.storage.is_s3 else 0)  # the time of an object is told in seconds there
+    monitor.lake.append("ticks", [Batch("new", ticks(markets=("B-USD",)))])
+    monkeypatch.setattr(lake_module, "_tables", kept)
+
+    assert monitor.lake.written("ticks", ["old", "new"]) == {"new"}
+    assert monitor.lake.append("ticks", [Batch("old", ticks(markets=("A-USD",)))]).rows == 1
+    assert len(stored(monitor, "ticks")) == 2
+
+
+def test_after_a_write_that_failed_the_table_is_opened_anew(local, ticks, openings, monkeypatch):
+    local.lake.append("ticks", [Batch("a", ticks(markets=("A-USD",)))])
+    plain = lake_module.write_deltalake
+
+    def refused(*given, **named):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(lake_module, "write_deltalake", refused)
+    with pytest.raises(StorageError, match="No space left"):
+        local.lake.append("ticks", [Batch("b", ticks(markets=("B-USD",)))])
+    monkeypatch.setattr(lake_module, "write_deltalake", plain)
+    before = len(openings)
+
+    assert local.lake.append("ticks", [Batch("b", ticks(markets=("B-USD",)))]).rows == 1
+    assert len(openings) == before + 1
+
+
+def test_a_process_keeps_no_more_tables_open_than_it_needs(tmp_path, ticks, monkeypatch):
+    monkeypatch.setattr(lake_module, "_tables", {})
+    monkeypatch.setattr(lake_module, "_TABLES_KEPT", 3)
+    for number in range(5):
+        Lake(Storage(str(tmp_path / f"{number}"))).append("ticks", [Batch("a", ticks(markets=("A-USD",)))])
+
+    assert [uri.split("/")[-3] for uri, _ in lake_module._tables] == ["2", "3", "4"]

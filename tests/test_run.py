@@ -232,6 +232,45 @@ def test_a_failed_run_is_kept_and_of_the_successes_of_an_hour_only_the_newest(pr
     assert len(by_id) == 4
 
 
+def test_a_process_looks_once_for_what_it_kept_and_then_knows(place, monkeypatch):
+    monkeypatch.setattr(run, "_newest", {})
+    flags = {"root": place.root, "endpoint_url": place.endpoint_url}
+    monitor = open_monitor("local", flags=flags)
+    looks, plain = [], type(monitor.storage).named
+    monkeypatch.setattr(
+        type(monitor.storage), "named", lambda *given: looks.append(given[2]) or plain(*given)
+    )
+
+    def succeeded(at, notebook="10_first"):
+        record = {"run_id": f"{at}Z-{notebook}-abcdef", "notebook": notebook, "status": "succeeded"}
+        record["started_at"] = f"{at[:4]}-{at[4:6]}-{at[6:8]}T{at[9:11]}:{at[11:13]}:00+00:00"
+        monitor.storage.put(run._key(record, "ipynb"), b"{}")
+        run._keep_record(monitor, record)
+        run._keep_one_an_hour(monitor, record)
+
+    # two were kept by other processes: one in this hour
+    for at in ("20260301T045900", "20260301T050100"):
+        monkeypatch.setattr(run, "_newest", {})
+        succeeded(at)
+    succeeded("20260301T050100", "20_second")
+    monkeypatch.setattr(run, "_newest", {})
+    looks.clear()
+    for minute in range(2, 60):
+        succeeded(f"20260301T05{minute:02}00")
+    succeeded("20260301T060000")
+
+    kept = [
+        one.key.rsplit("/", 1)[1][:22] for one in monitor.storage.objects("runs") if one.key.endswith("ipynb")
+    ]
+    assert kept == [
+        "20260301T045900Z-10_fi",
+        "20260301T050100Z-20_se",
+        "20260301T055900Z-10_fi",
+        "20260301T060000Z-10_fi",
+    ]
+    assert looks == ["20260301T05"]
+
+
 def test_a_cell_that_takes_too_long_ends_the_run(project, monkeypatch):
     monkeypatch.setenv("CRYPTOMON_LIMITS__CELL_TIMEOUT_S", "2")
     write(project, "10_first", "import time; time.sleep(60)")

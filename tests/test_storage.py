@@ -64,6 +64,19 @@ def test_objects_lists_what_is_below_a_prefix_with_size_and_time(storage):
     assert storage.objects("nothing") == []
 
 
+def test_named_gives_the_keys_whose_names_begin_so_and_no_others(storage):
+    for key in (
+        "runs/d/20260101T05-a",
+        "runs/d/20260101T05-b",
+        "runs/d/20260101T06-a",
+        "runs/e/20260101T05-c",
+    ):
+        storage.put(key, b"x")
+
+    assert storage.named("runs/d", "20260101T05") == ["runs/d/20260101T05-a", "runs/d/20260101T05-b"]
+    assert storage.named("runs/d", "20260101T07") == storage.named("runs/f", "2026") == []
+
+
 def test_folders_names_the_folders_that_lie_directly_below(storage):
     for key in ("a/2026-07-27/x.gz", "a/2026-07-26/y.gz", "a/file.gz"):
         storage.put(key, b"x")

@@ -211,6 +211,17 @@ def flatten(
     return None
 
 
+def table_of(payload: Payload) -> str | None:
+    """The table that a payload's rows go to; None where nothing flattens it."""
+    try:
+        module = get(by_host(payload.host))
+    except PayloadError:
+        return None
+    if _is_tickers(module, payload):
+        return "ticks"
+    return "candles" if _candles_of(module, payload) is not None else None
+
+
 def _own_words(module: ModuleType, body: bytes) -> str:
     try:
         says = module.refused(body)
