@@ -228,7 +228,7 @@ def _readings(monitor: Monitor, evaluator: Evaluator, last: Step, now: datetime)
 def readings_now(engine: Engine, view: str, measures: tuple[str, ...] | None) -> pa.Table:
     """What a view says now of the measures (None: all), each row with a time."""
     named = {f"measure{number}": name for number, name in enumerate(measures or ())}
-    columns = sql.parse(sql.views()[view].text).named_selects
+    columns = sql.views()[view].tree.named_selects
     only = f" where measure in ({', '.join(f':{name}' for name in named)})" if named else ""
     rows = engine.query(f"select * from {view}{only}", **named)
     if any(name in columns for name in ("at", "collected_at", "last_at")):
@@ -354,7 +354,7 @@ def _check_values(rows: pa.Table) -> None:
         (one["view"], one["compared"])
         for one in rows.select(["view", "compared"]).group_by(["view", "compared"]).aggregate([]).to_pylist()
     }:
-        if view not in known or compared not in sql.parse(known[view].text).named_selects:
+        if view not in known or compared not in known[view].tree.named_selects:
             raise ConfigError(
                 f"alert_rules: there is no column {compared} of a view {view}; see cryptomon_lib/views."
             )

@@ -151,19 +151,17 @@ def _hourly(
         measures or Engine(monitor, until).query("select distinct measure from now_1h")["measure"].to_pylist()
     )
     _name_markets(monitor, evaluator, since, until)
-    held, size, start = [], 0, since
+    held, size = [], 0
     pasts: dict[tuple, list[Past]] = {}
-    while start < until:
-        end = min(start + history.CHUNK, until)
-        for measure in names:
-            for block in history.blocks(monitor, measure, start, end, markets):
-                rows = block.rows(_chosen(block, evaluator, pasts))
-                held.append(rows)
-                size += rows.num_rows
-        start = end
-        if size > _ROWS_AT_ONCE or start >= until:
+    for end, blocks in history.of_spans(monitor, history.spans(names, since, until), markets):
+        for block in blocks:
+            rows = block.rows(_chosen(block, evaluator, pasts))
+            held.append(rows)
+            size += rows.num_rows
+        if size > _ROWS_AT_ONCE:
             yield pa.concat_tables([history.READING.empty_table(), *held]), end
             held, size = [], 0
+    yield pa.concat_tables([history.READING.empty_table(), *held]), until
 
 
 def _chosen(block: Block, evaluator: Evaluator, pasts: dict[tuple, list[Past]]) -> np.ndarray:

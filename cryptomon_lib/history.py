@@ -6,12 +6,15 @@ every average by one addition; nothing is subtracted, so one absurd value spoils
 """
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.monitor import Monitor
@@ -92,11 +95,29 @@ def blocks(
 
     markets: only these. Of one hour there may be several blocks, of different markets.
     """
-    start = since
-    while start < until:
-        end = min(start + chunk, until)
-        yield from _of_chunk(*_values(monitor, measure, start, end, markets), measure, _ms(start), _ms(end))
-        start = end
+    for _, found in of_spans(monitor, spans((measure,), since, until, chunk), markets):
+        yield from found
+
+
+def spans(
+    measures: Sequence[str], since: datetime, until: datetime, chunk: timedelta = CHUNK
+) -> list[tuple[str, datetime, datetime]]:
+    """The pieces that measures are read in: all measures of a chunk, then those of the next."""
+    starts = [since + chunk * number for number in range(math.ceil((until - since) / chunk))]
+    return [(measure, start, min(start + chunk, until)) for start in starts for measure in measures]
+
+
+def of_spans(
+    monitor: Monitor, pieces: Sequence[tuple[str, datetime, datetime]], markets: Sequence[str] | None = None
+) -> Iterator[tuple[datetime, Iterator[Block]]]:
+    """The end and the blocks of each piece; one is read while the one before it is added up."""
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(_values, monitor, *pieces[0], markets) if pieces else None
+        for number, (measure, start, end) in enumerate(pieces):
+            values = coming.result()
+            if number + 1 < len(pieces):
+                coming = ahead.submit(_values, monitor, *pieces[number + 1], markets)
+            yield end, _of_chunk(*values, measure, _ms(start), _ms(end))
 
 
 def readings(
@@ -164,16 +185,20 @@ def _values(monitor: Monitor, measure: str, start: datetime, end: datetime, mark
         measure=measure,
         **chosen,
     )
-    codes = rows["market_id"].combine_chunks().dictionary_encode()
-    if isinstance(codes, pa.ChunkedArray):
-        codes = codes.combine_chunks()
-    at = rows["at"].cast(pa.int64()).to_numpy()
-    return (
-        np.asarray(codes.dictionary.to_pylist(), object),
-        codes.indices.to_numpy(),
-        at,
-        rows["value"].to_numpy(),
-    )
+    market_ids, codes = _coded(rows["market_id"])
+    return market_ids, codes, rows["at"].cast(pa.int64()).to_numpy(), rows["value"].to_numpy()
+
+
+def _coded(names: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct names, and of each row the place of its name; rows of a market mostly follow each other."""
+    runs = [pc.run_end_encode(chunk) for chunk in names.chunks]
+    found = pa.chunked_array([run.values for run in runs], names.type).combine_chunks().dictionary_encode()
+    if isinstance(found, pa.ChunkedArray):
+        found = found.combine_chunks()
+    lengths = [np.diff(run.run_ends.to_numpy(), prepend=0) for run in runs]
+    places = found.indices.to_numpy()
+    codes = np.repeat(places, np.concatenate(lengths)) if lengths else places
+    return np.asarray(found.dictionary.to_pylist(), object), codes
 
 
 def _of_chunk(
@@ -193,12 +218,15 @@ def _of_chunk(
         new = np.full(len(market_ids), -1, np.int32)
         new[group] = np.arange(len(group), dtype=np.int32)
         own = new[codes]
-        mine = own >= 0
+        here, values = places, value
+        if len(group) < len(market_ids):
+            mine = np.flatnonzero(own >= 0)
+            own, here, values = own[mine], places[mine], value[mine]
         used = np.zeros(len(times), bool)
-        used[places[mine]] = True
+        used[here] = True
         row = np.cumsum(used) - 1
         matrix = np.full((int(used.sum()), len(group)), np.nan)
-        matrix[row[places[mine]], own[mine]] = value[mine]
+        matrix.ravel()[row[here] * len(group) + own] = values
         yield from averaged(measure, market_ids[group], times[used], matrix, after, until)
 
 

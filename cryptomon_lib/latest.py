@@ -63,7 +63,7 @@ def keep_latest(engine: Engine) -> Kept:
 
 def shared_columns() -> list[str]:
     """The columns that the view gives and the table has, in the table's order."""
-    given = set(sql.parse(sql.views()[LATEST].text).named_selects)
+    given = set(sql.views()[LATEST].tree.named_selects)
     return [column for column in TABLES[LATEST].column_names if column in given - {_AS_OF}]
 
 

@@ -360,7 +360,7 @@ def _columns(view: str, place: str) -> tuple[str, ...]:
     known = sql.views()
     if view not in known:
         raise ConfigError(f"{place} is {view!r}.{nearest(view, known)}")
-    columns = tuple(sql.parse(known[view].text).named_selects)
+    columns = tuple(known[view].tree.named_selects)
     if "market_id" not in columns:
         raise ConfigError(f"{place} is {view}, which has no market_id: a rule watches markets.")
     return columns
