@@ -2,17 +2,51 @@
 -- grain: source
 -- units: age_s and candle_age_s in seconds; a candle is as old as its end
 -- lookback: 24 h
--- why: a number is to be believed only as far as its age is known. A source without candles has null there.
-with ticked as (
+-- why: a number is to be believed only as far as its age is known. A source without candles has null there. Only a
+--      source that is silent for 10 minutes is looked for in the whole day.
+with stored as (
+    select distinct source
+    from ticks
+    where day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour) as varchar)
+),
+
+ticking as (
     select
         source,
         max(collected_at) as collected_at
     from ticks
     where
-        day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour) as varchar)
-        and collected_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour
+        day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '10' minute) as varchar)
+        and collected_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '10' minute
         and collected_at <= cast(current_timestamp at time zone 'UTC' as timestamp(3))
     group by source
+),
+
+silent as (
+    select stored.source
+    from stored
+    left join ticking on stored.source = ticking.source
+    where ticking.source is null
+),
+
+ticked as (
+    select
+        source,
+        collected_at
+    from ticking
+
+    union all
+
+    select
+        ticks.source,
+        max(ticks.collected_at) as collected_at
+    from silent
+    inner join ticks on silent.source = ticks.source
+    where
+        ticks.day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour) as varchar)
+        and ticks.collected_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour
+        and ticks.collected_at <= cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '10' minute
+    group by ticks.source
 ),
 
 candled as (
