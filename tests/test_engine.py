@@ -329,3 +329,20 @@ def test_a_database_that_cannot_be_written_is_told(local, tmp_path):
 
 def test_a_moment_that_names_no_zone_is_of_utc(local):
     assert Engine(local, NOON.replace(tzinfo=None)).now == NOON == Engine(local, "2026-07-27 12:00").now
+
+
+def test_what_was_learnt_of_files_that_are_gone_is_forgotten_now_and_then(local, ticks, monkeypatch):
+    monkeypatch.setattr(duckdb, "_GONE_MAX", 3)
+    engine, counts, databases = Engine(local, NOON + timedelta(hours=1)), [], []
+    for number in range(12):
+        local.lake.append("ticks", [Batch(f"{number}", ticks(NOON + number * MINUTE))])
+        # what was gone before stays gone: each compaction leaves one file
+        local.lake.compact("ticks")
+        with duckdb._shared(local).cursor() as open_all_the_while:
+            counts.append(engine.query("select count(*) as n from ticks")["n"].to_pylist()[0])
+            assert open_all_the_while.execute("select 1").fetchall() == [(1,)]
+        databases.append(duckdb._shared(local).database)
+
+    assert counts == [2 * number for number in range(1, 13)]
+    # eleven files went
+    assert len({id(one) for one in databases}) in (3, 4)

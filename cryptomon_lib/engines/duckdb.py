@@ -35,6 +35,8 @@ _TYPES = {"text": "varchar", "number": "double", "count": "bigint", "time": "tim
 # a file may be vacuumed between the look at the log and the reading; looked at again so often
 _TRIES = 5
 _PLANS = 500
+# the database keeps what it learnt of a file, some 40 KB, also when the file is gone: after so many it begins anew
+_GONE_MAX = 1_000
 _WITH = re.compile(r"(?i)with\s+(recursive\s+)?")
 
 
@@ -324,16 +326,27 @@ class _Shared:
         }
         if limits.threads:
             config["threads"] = limits.threads
-        self.database = duckdb.connect(":memory:", config=config)
-        self.database.execute("set global TimeZone = 'UTC'; set global parquet_metadata_cache = true")
-        if monitor.storage.is_s3:
-            self.database.register_filesystem(monitor.storage.fs)
+        self._config, self._storage = config, monitor.storage
+        self._renewing = threading.Lock()
+        self.database = self._opened()
         self.files = Files(monitor.lake)
+
+    def _opened(self) -> duckdb.DuckDBPyConnection:
+        database = duckdb.connect(":memory:", config=self._config)
+        database.execute("set global TimeZone = 'UTC'; set global parquet_metadata_cache = true")
+        if self._storage.is_s3:
+            database.register_filesystem(self._storage.fs)
+        return database
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of its own to the database, for one query."""
-        cursor = self.database.cursor()
+        with self._renewing:
+            if self.files.gone > _GONE_MAX:
+                # not closed: cursors that are out go on, the last of them lets the old one go
+                self.database = self._opened()
+                self.files.forget()
+            cursor = self.database.cursor()
         try:
             yield cursor
         finally:

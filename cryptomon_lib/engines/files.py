@@ -196,6 +196,9 @@ class Files:
         self._lake = lake
         self._followed: dict[str, _Followed] = {}
         self._locks = {name: threading.Lock() for name in TABLES}
+        # by table: files that it had at any time since, and has now
+        self._met: dict[str, int] = dict.fromkeys(TABLES, 0)
+        self._there: dict[str, frozenset[str]] = dict.fromkeys(TABLES, frozenset())
 
     def newest(self, name: str) -> Snapshot:
         """The table as it is now; the same object as before where nothing was committed."""
@@ -213,7 +216,19 @@ class Files:
             actions = pa.table(table.get_add_actions(flatten=True))
             snapshot = Snapshot(name, self._lake.uri(name), actions, table.version())
             self._followed[name] = _Followed(table, mark, snapshot)
+            there = frozenset(snapshot.paths)
+            self._met[name] += len(there - self._there[name])
+            self._there[name] = there
             return snapshot
+
+    @property
+    def gone(self) -> int:
+        """How many files were met that are no part of their tables any more; `forget` counts anew."""
+        return sum(self._met.values()) - sum(map(len, self._there.values()))
+
+    def forget(self) -> None:
+        """Count the files that are gone from here on."""
+        self._met = {name: len(there) for name, there in self._there.items()}
 
     def versions(self, names: Iterable[str]) -> tuple[int, ...]:
         """Which commit each table is at; -1 where nothing was written yet."""
