@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from cryptomon_lib.storage import Storage
 from cryptomon_lib.tables import TABLES, schema
 
-# pages of text are dictionaries; of numbers too where rows are sorted by market, whose values hardly change
+# pages of text and counts are dictionaries. Of prices and amounts they are not: what a market said before it says again a
+# few bytes later, which zstd finds by itself, and a third less is left than of a dictionary and its places
 _LEVEL = 3
 
 
@@ -91,7 +92,7 @@ def _place(storage: Storage, key: str):
 
 def _properties(name: str) -> dict[str, Any]:
     times = [column.name for column in TABLES[name].columns if column.type == "time"]
-    coded = [column.name for column in TABLES[name].columns if column.type not in ("time", "texts")]
+    coded = [column.name for column in TABLES[name].columns if column.type in ("text", "count")]
     return {
         "compression": "zstd",
         "compression_level": _LEVEL,

@@ -448,6 +448,26 @@ def test_completeness_counts_minutes_and_freshness_seconds(keep):
     assert fresh == {"source": "kraken", "age_s": 90}
 
 
+def test_a_source_that_fell_silent_is_as_old_as_its_last_tick_of_the_day(keep):
+    silent = {"ticking": 590, "edge": 600, "silent": 3 * 3600, "yesterday": 86399, "gone": 86400}
+    rows = [
+        {
+            "market_id": f"{source}:{source}:{name}-USD",
+            "collected_at": NOW - timedelta(seconds=age),
+            "price": 1.0,
+        }
+        for source, age in silent.items()
+        for name in ("A", "B")
+    ]
+    # an earlier one of each
+    rows += [row | {"collected_at": row["collected_at"] - timedelta(minutes=1)} for row in rows]
+    found = keep("ticks", rows).query("select source, age_s from freshness").to_pylist()
+    # what is older than 24 h is not there
+    assert {row["source"]: row["age_s"] for row in found} == {
+        source: age for source, age in silent.items() if source != "gone"
+    }
+
+
 # ---- the questions
 
 
