@@ -16,6 +16,7 @@ _NAMES = {
     "describe_tables": "compact",
     "roll_up": "rollups",
     "keep_latest": "latest",
+    "publish_metrics": "aws.watch",
     "parse_moment": "payloads",
     "Engine": "engine",
     "connect": "engines.duckdb",

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+from cryptomon_lib.errors import StorageError
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.payloads import ARCHIVE, INGEST, QUARANTINE
 from cryptomon_lib.storage import Storage
@@ -40,13 +41,16 @@ def expire(monitor: Monitor, now: datetime) -> int:
 
 
 def expire_daily(monitor: Monitor) -> None:
-    """`expire`, where it was not yet done today."""
+    """`expire`, where it was not yet done today. A role that may delete nothing leaves it to the next run of another."""
     now = datetime.now(UTC)
     today = f"{now:%Y-%m-%d}".encode()
     if monitor.storage.exists(_DONE) and monitor.storage.get(_DONE) == today:
         return
-    expire(monitor, now)
-    monitor.storage.put(_DONE, today)
+    try:
+        expire(monitor, now)
+        monitor.storage.put(_DONE, today)
+    except StorageError as error:
+        log.warning("what is older than params keep it stays for now: %s", error)
 
 
 def _day_folders(storage: Storage, prefix: str) -> Iterator[str]:

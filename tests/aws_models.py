@@ -4,14 +4,18 @@
 """
 
 import json
+from contextlib import contextmanager
 from functools import cache
 
 import boto3
+import pytest
+import requests
 from moto.cloudformation import parsing
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.core.common_models import CloudFormationModel
 from moto.core.responses import ActionResult
-from moto.s3.models import FakeBucket
+from moto.iam.access_control import AssumedRoleAccessKey, IAMRequestBase
+from moto.s3.models import FakeBucket, FakeKey
 
 ACCOUNT = "123456789012"
 _KEYS = {"aws_access_key_id": "nobody", "aws_secret_access_key": "nothing"}
@@ -26,6 +30,8 @@ def register(url):
     """Stacks of the server at this address have these types from now on."""
     _place["url"] = url
     ask.cache_clear()
+    # an object that is replaced while another reads it is closed under the reader, which S3 never does
+    FakeKey.dispose = lambda key, garbage=False: None
     CloudFormationResponse.update_termination_protection = _update_termination_protection
     for cached in (parsing.get_model_list, parsing.get_model_map, parsing.get_name_type_map):
         cached.cache_clear()
@@ -268,3 +274,37 @@ class Schedule(Passed, CloudFormationModel):
 
 
 assert FakeBucket.cloudformation_type() == Bucket.type
+
+
+@contextmanager
+def enforced(url):
+    """Whoever asks needs a policy that lets them, by action and resource; moto minds no condition of a policy."""
+    # what a policy calls it; moto takes the name of the call
+    named = {
+        "s3:HeadBucket": "s3:ListBucket",
+        "s3:ListBuckets": "s3:ListAllMyBuckets",
+        "sns:PublishBatch": "sns:Publish",
+        "monitoring:PutMetricData": "cloudwatch:PutMetricData",
+    }
+    own, collect = IAMRequestBase.check_action_permitted, AssumedRoleAccessKey.collect_policies
+
+    def as_text(policy):
+        # those that come with a stack it keeps as values, and expects text
+        return policy if isinstance(policy, str) or "Statement" not in policy else json.dumps(policy)
+
+    def check(request, resource):
+        request._action = named.get(request._action, request._action)
+        own(request, resource)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(IAMRequestBase, "check_action_permitted", check)
+        patch.setattr(
+            AssumedRoleAccessKey, "collect_policies", lambda role: list(map(as_text, collect(role)))
+        )
+        # who signs how is not what is tested, and moto knows one way
+        patch.setattr(IAMRequestBase, "check_signature", lambda request: None)
+        requests.post(f"{url}/moto-api/reset-auth", data="0", timeout=60)
+        try:
+            yield
+        finally:
+            requests.post(f"{url}/moto-api/reset-auth", data="inf", timeout=60)
