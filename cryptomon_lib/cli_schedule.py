@@ -58,7 +58,7 @@ def show() -> None:
 
 @app.command()
 def follow(environment: Environment = "local", flags: Flags = []) -> None:  # noqa: B006
-    """Run the jobs when they are due, until Ctrl-C: the resident runner, one on a root."""
+    """Run the jobs when they are due, until Ctrl-C or an upgrade: the resident runner, one on a root."""
     from rich.console import Console
 
     from cryptomon_lib.config import load_settings
@@ -72,7 +72,7 @@ def follow(environment: Environment = "local", flags: Flags = []) -> None:  # no
     with only_one(load_settings(environment)):
         try:
             with signals():
-                follow_schedule(environment, kernels, told=console.print)
+                follow_schedule(environment, kernels, told=console.print, ends_outdated=True)
         except Stopped:
             console.print("Ended.")
         finally:

@@ -42,6 +42,8 @@ _STEP_S = 1.0
 _ITS_MINUTE = timedelta(minutes=1)
 # a clock set back by less waits until it has passed what was run; set back farther, the new clock is believed
 _PATIENCE, _PATIENCE_OFTEN = timedelta(hours=3), timedelta(minutes=5)
+# files of the library are looked at so often; changed, and the same at two looks, they are a version to begin anew with
+_LOOK_S = 30.0
 # more that passed are not counted one by one
 _PASSED_MAX = 50_000
 # a job's own time limit ends it; this is for one that hangs so that it cannot
@@ -263,7 +265,8 @@ class Runner:
     """Follows a timetable.
 
     here: runs a job in this process and says how it went. lane: for jobs that do not come often. reread: the jobs
-    where they changed since it was asked last, else None. missed: times that were not run, by job.
+    where they changed since it was asked last, else None. outdated: whether it is to end, once no job runs beside
+    it. missed: times that were not run, by job.
     """
 
     def __init__(
@@ -274,9 +277,10 @@ class Runner:
         clock: Clock,
         told: Told,
         reread: Callable[[], Mapping[str, Job] | None] = lambda: None,
+        outdated: Callable[[], bool] = lambda: False,
     ):
         self._timetable, self._here, self._lane = timetable, here, lane
-        self._clock, self._told, self._reread = clock, told, reread
+        self._clock, self._told, self._reread, self._outdated = clock, told, reread, outdated
         self._apart = self._measured()
         self.missed: Counter[str] = Counter()
 
@@ -289,6 +293,9 @@ class Runner:
             for due in self._timetable.due(self._clock.now()):
                 self._take(due)
             self._lane.look()
+            if not self._lane.is_busy and self._outdated():
+                self._told("the library changed: this runner ends, a new one is to begin")
+                return
             next_s = self._next_s()
             if ends is not None:
                 left_s = ends - self._clock.monotonic()
@@ -351,8 +358,12 @@ def follow(
     *,
     minutes: int | None = None,
     told: Told = lambda says: None,
+    ends_outdated: bool = False,
 ) -> None:
     """Follow the schedule until a signal comes, or for so many minutes; a failed run is told and the next one comes.
+
+    ends_outdated: end when the library was upgraded, for whoever is started anew then: old code and new params do
+        not go together.
 
     Params are read anew for each run, the schedule when it changed. Lines that are told begin with the time (UTC).
 
@@ -365,8 +376,11 @@ def follow(
     settings = open_monitor(environment).settings
     kept, clock, reread = _Kept(settings), Clock(), _Reread()
     lane = Lane(lambda name: _Child(name, environment), clock, tell, ended=kept.put)
+    outdated = Upgraded(Path(__file__).parent, clock) if ends_outdated else lambda: False
     timetable = Timetable(reread() or {}, clock.now(), kept.read())
-    runner = Runner(timetable, lambda name: _run(environment, name, kernels), lane, clock, tell, reread)
+    runner = Runner(
+        timetable, lambda name: _run(environment, name, kernels), lane, clock, tell, reread, outdated
+    )
     try:
         runner.follow(None if minutes is None else minutes * 60)
     except Stopped as stop:
@@ -466,6 +480,28 @@ class _Reread:
             return None
         self._changed_at = changed_at
         return scheduled_jobs()
+
+
+class Upgraded:
+    """Whether the files of a folder changed since this was made, and stayed the same between the last two looks."""
+
+    def __init__(self, folder: Path, clock: Clock):
+        self._folder, self._clock, self._looked_at = folder, clock, clock.monotonic()
+        self._first = self._last = self._look()
+
+    def __call__(self) -> bool:
+        if self._clock.monotonic() - self._looked_at < _LOOK_S:
+            return False
+        before, self._last, self._looked_at = self._last, self._look(), self._clock.monotonic()
+        return before == self._last != self._first
+
+    def _look(self) -> dict[Path, int]:
+        found = {}
+        for path in self._folder.rglob("*.py"):
+            # it may go away at this moment: an upgrade under way
+            with suppress(FileNotFoundError):
+                found[path] = path.stat().st_mtime_ns
+        return found
 
 
 class _Child:

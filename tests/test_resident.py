@@ -14,7 +14,7 @@ import pytest
 from cryptomon_lib.config import load_settings
 from cryptomon_lib.errors import AlreadyRunning, ConfigError
 from cryptomon_lib.monitor import open_monitor
-from cryptomon_lib.resident import Due, Lane, Runner, Timetable, end_other, in_words, only_one
+from cryptomon_lib.resident import Due, Lane, Runner, Timetable, Upgraded, end_other, in_words, only_one
 from cryptomon_lib.runs import load_runs
 from cryptomon_lib.schedule import Job
 
@@ -80,12 +80,14 @@ class FakeProcess:
 class World:
     """A runner with its jobs, what ran when by the wall clock, and what was told."""
 
-    def __init__(self, jobs, clock, took=None, done=None, stubborn=False, reread=lambda: None):
+    def __init__(
+        self, jobs, clock, took=None, done=None, stubborn=False, reread=lambda: None, outdated=lambda: False
+    ):
         self.clock, self.told, self.ran, self.ended, self.processes = clock, [], [], [], []
         self._took, self._stubborn = took or {}, stubborn
         self.lane = Lane(self._start, clock, self.told.append, lambda name, at: self.ended.append((name, at)))
         self.timetable = Timetable(jobs, clock.now(), done)
-        self.runner = Runner(self.timetable, self._here, self.lane, clock, self.told.append, reread)
+        self.runner = Runner(self.timetable, self._here, self.lane, clock, self.told.append, reread, outdated)
 
     def follow(self, **passed):
         self.runner.follow(timedelta(**passed).total_seconds())
@@ -266,6 +268,39 @@ def test_a_schedule_that_changes_holds_from_then_on_and_one_that_is_wrong_change
 
     assert world.times("compact") == ["12:05", "12:10", "12:20"]
     assert r"the schedule stays as it was: no \[/]cron" in world.told
+
+
+def test_after_an_upgrade_the_runner_ends_once_no_job_runs_beside_it(tmp_path):
+    clock, module = FakeClock(at("12:04")), tmp_path / "module.py"
+    module.write_text("old")
+    upgraded = Upgraded(tmp_path, clock)
+
+    def took(now):
+        # while compaction runs the library is replaced
+        module.unlink()
+        module.with_name("renamed.py").write_text("new")
+        return 600
+
+    world = World({"tick": TICK, "compact": COMPACT}, clock, took={"compact": took}, outdated=upgraded)
+    world.follow(hours=1)
+
+    assert world.ended == [("compact", at("12:05"))] and world.told[-1].startswith("the library changed")
+    assert at("12:15") <= clock.now() <= at("12:17") and world.times("tick")[-1] in ("12:15", "12:16")
+
+
+def test_a_library_that_stays_or_is_just_being_replaced_ends_nothing(tmp_path):
+    clock, module = FakeClock(), tmp_path / "module.py"
+    module.write_text("old")
+    upgraded = Upgraded(tmp_path, clock)
+    said = []
+    for number in range(8):
+        clock.work(31)
+        if 2 <= number < 5:
+            os.utime(module, ns=(number, number))
+        said.append(upgraded())
+
+    # it changes at three looks in a row; at the next one it has come to rest
+    assert said == [False] * 5 + [True] * 3
 
 
 def test_a_job_that_cannot_be_started_is_told_and_the_next_one_comes():
