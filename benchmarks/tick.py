@@ -160,12 +160,11 @@ def main(rounds: int, hours: int) -> None:
                 minutes = iter(
                     f"{BEGIN + timedelta(minutes=3 * number + part):%Y-%m-%dT%H:%M:%SZ}" for part in range(3)
                 )
-                figures = (
-                    plain(next(minutes)),
-                    resident(next(minutes), kernels),
-                    command_line(next(minutes), folder),
-                )
-                if number >= 2:  # the first ones warm up: imports, the kernel's own caches
+                figures = [plain(next(minutes)), resident(next(minutes), kernels)]
+                if (
+                    number >= 2
+                ):  # the first ones warm up: imports, the kernel's own caches; of a command nothing stays
+                    figures.append(command_line(next(minutes), folder))
                     for one, figure in zip(told.values(), figures, strict=True):
                         one.append(figure)
             below = [
