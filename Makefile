@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit notebooks test-trino format tour lab dashboard simulate screenshots bench lock clean
+.PHONY: help run test lint unit notebooks test-trino format tour lab dashboard simulate screenshots bench soak lock clean
 
 help:  ## list the targets
 	@echo "make TARGET [PARAMS=local|live|dev|staging|prod]"
@@ -62,8 +62,11 @@ simulate: $(READY)  ## serve the simulated exchange alone
 screenshots: $(READY)  ## take the pictures of README and docs anew, from a fresh run
 	$(BIN)/python docs/screenshots.py
 
+soak: $(READY)  ## a month of simulated minutes, hours long; ended anywhere, it goes on
+	@$(BIN)/python benchmarks/soak.py .cryptomon/soak
+
 bench: $(READY)  ## run the benchmarks, side by side
-	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+	@for bench in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
 lock: $(READY)  ## resolve requirements.lock anew: names, versions, hashes
 	$(PIP) uv
