@@ -19,6 +19,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from cryptomon_lib.config import nearest
 from cryptomon_lib.errors import AccountingError, CommitConflict, ConfigError, StorageError
@@ -45,6 +46,13 @@ _MEMORY = "400MB"
 # so many files a day are joined as they are; more become hours first, whose sorted files are cheap to merge
 _FILES = 48
 _TRIES = 20
+_TYPES = {
+    "text": "varchar",
+    "number": "double",
+    "count": "bigint",
+    "time": "timestamptz",
+    "texts": "varchar[]",
+}
 _LABELS = {"hour": HOUR, "day": DAY}
 
 
@@ -268,6 +276,10 @@ class _Sorted:
             config={"memory_limit": _MEMORY, "temp_directory": f"{self._folder.name}/spill"}
         )
         self._connection.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
+        have = {name for path in self._files for name in pq.read_schema(path).names}
+        declared = {column.name: _TYPES[column.type] for column in TABLES[self._table].columns}
+        stored = file_schema(self._table).names
+        self._absent = {name: declared[name] for name in stored if name not in have}
         return self
 
     def _fetched(self) -> list[str]:
@@ -316,7 +328,12 @@ class _Sorted:
 
     def _source(self) -> str:
         listed = ", ".join("'" + path.replace("'", "''") + "'" for path in self._files)
-        return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true)"
+        read = f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true)"
+        if not self._absent:
+            return read
+        # columns that were added after all of these files
+        nulls = ", ".join(f'cast(null as {kind}) as "{name}"' for name, kind in self._absent.items())
+        return f"(select *, {nulls} from {read})"
 
     def _run(self, text: str, given: Sequence = ()) -> duckdb.DuckDBPyRelation:
         return self._connection.sql(text, params=list(given) or None)

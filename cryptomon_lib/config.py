@@ -79,6 +79,7 @@ class Retention(Section):
     archive_days: Days
     quarantine_days: Days
     runs_days: Days
+    reports_days: Days
     tables_days: dict[str, Count]
 
 

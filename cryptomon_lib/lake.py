@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from deltalake import (
     ColumnProperties,
     CommitProperties,
     DeltaTable,
+    Schema,
     Transaction,
     WriterProperties,
     write_deltalake,
@@ -45,6 +47,9 @@ _MARK = "cryptomon-mark-"
 _SAYS, _SAME_ROWS = "cryptomon", "same rows"
 # or that it let go of rows whose time was up: what was computed of them stays
 _EXPIRED = "expired"
+# until when, by the clock of whoever added columns, files may lack some: milliseconds, a property of the table
+_ADDED_AT = "cryptomon.columnsAddedAt"
+_CLOCKS_MS = 3_600_000
 _TRIES = 20
 # tables that a process keeps open; a root has a dozen
 _TABLES_KEPT = 64
@@ -285,6 +290,10 @@ class Lake:
         for action in actions.select(["path", *(f"partition.{column}" for column in partitions)]).to_pylist():
             with self._file(name, action["path"]) as file:
                 rows = pq.ParquetFile(file).read()
+            for field in schema(name):
+                # a column that was added later
+                if field.name not in rows.column_names and field.name not in partitions:
+                    rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
             for column in partitions:
                 rows = rows.append_column(
                     column, pa.repeat(pa.scalar(action[f"partition.{column}"], pa.string()), rows.num_rows)
@@ -447,6 +456,7 @@ class Lake:
         return found.cast(pa.schema([schema(name).field(column) for column in key]))
 
     def _commit(self, name: str, table: DeltaTable, new: Sequence[Batch], fresh) -> Appended:
+        self._widen(name, table)
         rows = pa.concat_tables([batch.rows.cast(schema(name)) for batch in new])
         if fresh is not None:
             rows = fresh(table, rows)
@@ -516,9 +526,27 @@ class Lake:
         """What tells one commit's file from another of the same name; None where there is none."""
         return self.storage.identity(f"{self.key(name)}/_delta_log/{version:020}.json")
 
+    def _widen(self, name: str, table: DeltaTable) -> None:
+        """Give the table the columns that a later version of the data dictionary has; what was written reads null there.
+
+        Raises CommitFailedError: another writer came first.
+        """
+        have = {field.name for field in table.schema().fields}
+        added = [field for field in schema(name) if field.name not in have]
+        if not added:
+            return
+        log.info("%s: columns are added: %s", name, ", ".join(field.name for field in added))
+        # noted first: killed between the two, it is done again
+        now = str(int(time.time() * 1000))
+        table.alter.set_table_properties({_ADDED_AT: now}, raise_if_not_exists=False)
+        table.alter.add_columns(list(Schema.from_arrow(pa.schema(added)).fields))
+
     def _open_or_create(self, name: str) -> DeltaTable:
         table = self.open(name)
         if table is not None:
+            with suppress(CommitFailedError):
+                # whoever came first added them
+                self._widen(name, table)
             return table
         with suppress(CommitFailedError), _delta_errors("create", self.uri(name)):
             DeltaTable.create(
@@ -560,6 +588,17 @@ class _Kept:
 # by address and endpoint
 _tables: dict[tuple[str, str | None], _Kept] = {}
 _keeping = threading.Lock()
+
+
+def lacks_columns(name: str, table: DeltaTable, actions: pa.Table) -> np.ndarray:
+    """Of each file of the table (rows of actions) whether it may lack a column that was added after it was written."""
+    if set(schema(name).names) - {field.name for field in table.schema().fields}:
+        return np.ones(actions.num_rows, dtype=bool)
+    added_ms = int(table.metadata().configuration.get(_ADDED_AT, 0))
+    if not added_ms or not actions.num_rows:
+        return np.zeros(actions.num_rows, dtype=bool)
+    written = pc.cast(actions["modification_time"], pa.int64()).to_numpy()
+    return written <= added_ms + _CLOCKS_MS
 
 
 def _changes(name: str, entry: bytes) -> Iterator[Change]:

@@ -66,7 +66,7 @@ FLOORS = {
     "rule_tests": 7,
     "backtest": 8,
     "charts": 6,
-    "retention": 6,
+    "retention": 7,
     "compact": 6,
     "latest": 6,
     "rollups": 6,

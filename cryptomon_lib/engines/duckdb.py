@@ -12,7 +12,7 @@ import re
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ from cryptomon_lib.engines.files import Files, Snapshot, is_needed
 from cryptomon_lib.errors import QueryError
 from cryptomon_lib.monitor import Monitor, open_monitor
 from cryptomon_lib.payloads import as_moment
-from cryptomon_lib.tables import TABLES
+from cryptomon_lib.tables import TABLES, Column
 
 # what DuckDB calls the types of the data dictionary
 _TYPES = {"text": "varchar", "number": "double", "count": "bigint", "time": "timestamp", "texts": "varchar[]"}
@@ -279,15 +279,33 @@ def _evaluated(cursor, constants: tuple[str, ...], values: Mapping, now: datetim
 def _read(seen: Snapshot, demand: bounds.Demand, known: Mapping[str, Any]) -> str:
     """A table's rows out of the files that can hold needed ones."""
     columns = TABLES[seen.name].columns
-    paths = seen.paths[seen.needed(demand, known)]
+    needed = seen.needed(demand, known)
+    paths = seen.paths[needed]
     if not len(paths):
-        nulls = ", ".join(f'cast(null as {_TYPES[one.type]}) as "{one.name}"' for one in columns)
-        return f"select {nulls} where false"
-    listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-    return (
-        f"select {', '.join(_column(one.name, one.type) for one in columns)} from read_parquet([{listed}], "
-        f"hive_partitioning = true, hive_types_autocast = false, union_by_name = false){_within(seen, demand, known)}"
-    )
+        return _nothing(columns, _TYPES)
+    listed = _listed(paths)
+    how = "hive_partitioning = true, hive_types_autocast = false, union_by_name = false"
+    rows = f"read_parquet([{listed}], {how})"
+    if seen.lacking[needed].any():
+        # files of the same columns together: DuckDB's own union by name looks at all of them at once, in threads of
+        # its own that wait for this one where files come through Python; a column that none has is null
+        groups = [
+            f"select * from read_parquet([{_listed(alike)}], {how})" for alike in seen.alike(needed).values()
+        ]
+        groups.append(_nothing(columns, _TYPES | {"time": "timestamptz"}))
+        rows = f"({' union all by name '.join(groups)})"
+    named = ", ".join(_column(one.name, one.type) for one in columns)
+    return f"select {named} from {rows}{_within(seen, demand, known)}"
+
+
+def _listed(paths: Iterable[str]) -> str:
+    return ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+
+
+def _nothing(columns: Sequence[Column], types: Mapping[str, str]) -> str:
+    """These columns, and no row."""
+    nulls = ", ".join(f'cast(null as {types[one.type]}) as "{one.name}"' for one in columns)
+    return f"select {nulls} where false"
 
 
 def _within(seen: Snapshot, demand: bounds.Demand, known: Mapping[str, Any]) -> str:

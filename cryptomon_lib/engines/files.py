@@ -7,7 +7,7 @@ changed, so a query that looked goes on with what it saw.
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from cryptomon_lib.bounds import Atom, Demand
-from cryptomon_lib.lake import Lake
+from cryptomon_lib.lake import Lake, lacks_columns
 from cryptomon_lib.tables import TABLES
 
 log = logging.getLogger(__name__)
@@ -33,18 +34,36 @@ _LETTERS = 32
 class Snapshot:
     """One version of a table: its files, and of each what the log says of the values in it."""
 
-    def __init__(self, name: str, uri: str, actions: pa.Table | None, version: int = -1):
+    def __init__(
+        self,
+        name: str,
+        uri: str,
+        actions: pa.Table | None,
+        version: int = -1,
+        lacking: np.ndarray | None = None,
+        stored: Callable[[str], tuple[str, ...]] = lambda path: (),
+    ):
         self.name, self.version = name, version
         self._types = {column.name: column.type for column in TABLES[name].columns}
         self._actions = pa.table({}) if actions is None else actions
         self._columns: dict[str, np.ndarray] = {}
         found = [] if actions is None else actions["path"].to_pylist()
         self.paths = np.array([f"{uri}/{path}" for path in found], dtype=object)
+        # of each file whether it may lack columns that were added after it
+        self.lacking = np.zeros(len(found), dtype=bool) if lacking is None else lacking
+        self._stored = stored
 
     @cached_property
     def sizes(self) -> np.ndarray:
         """Bytes of each file."""
         return self._actions["size_bytes"].to_numpy() if len(self.paths) else np.zeros(0, np.int64)
+
+    def alike(self, needed: np.ndarray) -> dict[tuple[str, ...], list[str]]:
+        """Those files by the columns that are in them; of files that lack none it is not looked for."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for path, lacking in zip(self.paths[needed], self.lacking[needed], strict=True):
+            groups.setdefault(self._stored(path) if lacking else (), []).append(path)
+        return groups
 
     def needed(self, demand: Demand, values: Mapping[str, Any]) -> np.ndarray:
         """Of each file whether it can hold a row that meets one of the demand's alternatives.
@@ -195,6 +214,7 @@ class Files:
     def __init__(self, lake: Lake):
         self._lake = lake
         self._followed: dict[str, _Followed] = {}
+        self._columns: dict[str, tuple[str, ...]] = {}
         self._locks = {name: threading.Lock() for name in TABLES}
         # by table: files that it had at any time since, and has now
         self._met: dict[str, int] = dict.fromkeys(TABLES, 0)
@@ -214,7 +234,8 @@ class Files:
             # marked before it is looked at: who commits meanwhile is seen the next time
             mark = self._mark(name, table.version())
             actions = pa.table(table.get_add_actions(flatten=True))
-            snapshot = Snapshot(name, self._lake.uri(name), actions, table.version())
+            lacking = lacks_columns(name, table, actions)
+            snapshot = Snapshot(name, self._lake.uri(name), actions, table.version(), lacking, self._stored)
             self._followed[name] = _Followed(table, mark, snapshot)
             there = frozenset(snapshot.paths)
             self._met[name] += len(there - self._there[name])
@@ -233,6 +254,13 @@ class Files:
     def versions(self, names: Iterable[str]) -> tuple[int, ...]:
         """Which commit each table is at; -1 where nothing was written yet."""
         return tuple(self.newest(name).version for name in names)
+
+    def _stored(self, path: str) -> tuple[str, ...]:
+        """The columns that are in a file, which never change."""
+        if path not in self._columns:
+            with self._lake.storage.fs.open(path.removeprefix("s3://"), "rb") as file:
+                self._columns[path] = tuple(sorted(pq.read_schema(file).names))
+        return self._columns[path]
 
     def _is_newest(self, name: str, known: _Followed) -> bool:
         version = known.table.version()
