@@ -218,8 +218,9 @@ def _join(monitor: Monitor, join: Join, done: Compacted) -> None:
     lake, partition = monitor.lake, dict(join.partition)
     try:
         with _Sorted(monitor, join) as rows:
+            rows.open()
             file = lake.write(join.table, partition, rows.groups(), join.span)
-    except duckdb.Error as error:
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise StorageError(
             f"Cannot join {len(join.paths)} files of {join.table} {partition}: {str(error).strip()}"
         ) from error
@@ -276,11 +277,13 @@ class _Sorted:
             config={"memory_limit": _MEMORY, "temp_directory": f"{self._folder.name}/spill"}
         )
         self._connection.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
+        return self
+
+    def open(self) -> None:
+        """See which columns none of the files has. Raises OSError, ArrowException: one cannot be read."""
         have = {name for path in self._files for name in pq.read_schema(path).names}
         declared = {column.name: _TYPES[column.type] for column in TABLES[self._table].columns}
-        stored = file_schema(self._table).names
-        self._absent = {name: declared[name] for name in stored if name not in have}
-        return self
+        self._absent = {name: declared[name] for name in file_schema(self._table).names if name not in have}
 
     def _fetched(self) -> list[str]:
         """The files, brought here side by side: what reads them in parts would ask S3 for each part."""
