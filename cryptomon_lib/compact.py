@@ -280,8 +280,13 @@ class _Sorted:
         return self
 
     def open(self) -> None:
-        """See which columns none of the files has. Raises OSError, ArrowException: one cannot be read."""
-        have = {name for path in self._files for name in pq.read_schema(path).names}
+        """See which columns none of the files has. Raises OSError: names the one that cannot be read."""
+        have = set()
+        for path in self._files:
+            try:
+                have.update(pq.read_schema(path).names)
+            except (pa.ArrowException, OSError) as error:
+                raise OSError(f"{path}: {error}") from error
         declared = {column.name: _TYPES[column.type] for column in TABLES[self._table].columns}
         self._absent = {name: declared[name] for name in file_schema(self._table).names if name not in have}
 

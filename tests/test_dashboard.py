@@ -277,7 +277,8 @@ def test_a_pasted_market_id_is_found(visit):
     market_id = "kraken:kraken:ETH-USD"
     visit.page.locator(".cm-top .cm-search-input").fill(market_id)
     assert visit.page.locator("[role=option]").first.get_attribute("data-market") == market_id
-    visit.page.keyboard.press("Escape")
+    visit.page.keyboard.press("Enter")
+    visit.market("ETH-USD")
 
 
 def labels(page, selector):

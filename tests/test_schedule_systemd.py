@@ -75,7 +75,11 @@ def test_systemd_takes_every_unit_without_a_word(project, tmp_path, monkeypatch,
             tmp_path / f"units-{each_job}", systemd.render(scheduled_jobs(), settings, each_job=each_job)
         )
         done = verify(folder, *words)
-        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        # what else is installed here is looked at too, and has faults of its own
+        ours = [
+            line for line in done.stderr.splitlines() if line.startswith("cryptomon") or "/cryptomon-" in line
+        ]
+        assert (done.returncode, ours) == (0, []), done.stderr
     (folder / "cryptomon-local-tick.service").write_text(
         "[Service]\nType=oneshot\nExecStart=/no/such/program\n"
     )
