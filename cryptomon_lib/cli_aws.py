@@ -1,4 +1,4 @@
-"""The command line's part for AWS: `deploy` the stacks, `sample` as jobs there do, `cost` of a month."""
+"""The command line's part for AWS: `deploy` the stacks, `sample` as jobs there do."""
 
 import sys
 from pathlib import Path

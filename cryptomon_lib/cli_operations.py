@@ -20,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
 def status(as_json: Json = False, environment: Environment = "local", flags: Flags = []) -> None:  # noqa: B006
     """Show how it is now; exit 0 where all is well, 8 where something is not, 3 where the root cannot be read.
 
-    Read are the logs of the tables, small objects and five listings; no row of ticks.
+    Read are the logs of the tables, small objects and six listings; no row of ticks.
     """
     from cryptomon_lib.monitor import open_monitor
     from cryptomon_lib.status import status_of

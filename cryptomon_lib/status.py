@@ -1,7 +1,7 @@
 """How it is now, on one screen: last tick, freshness, completeness, runs, alerts, storage, holes, what is refused.
 
 Owns what is read for it, so that it is quick on a folder and on S3: the logs of the tables, small objects, the
-newest records of runs, and five listings (two days of runs, ingest, quarantine, outbox). No row of ticks is read.
+newest records of runs, and six listings (two days of runs, ingest, quarantine, outbox). No row of ticks is read.
 A part is one function below, marked `@part`; one that cannot be told says why and stops no other.
 """
 

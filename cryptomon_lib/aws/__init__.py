@@ -1,1 +1,1 @@
-"""AWS: the stacks that hold a monitor there, how they are made and removed, what tells of it, and what it costs."""
+"""AWS: the stacks that hold a monitor there, how they are made and removed, and what tells of it."""
