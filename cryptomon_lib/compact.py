@@ -218,7 +218,6 @@ def _join(monitor: Monitor, join: Join, done: Compacted) -> None:
     lake, partition = monitor.lake, dict(join.partition)
     try:
         with _Sorted(monitor, join) as rows:
-            rows.open()
             file = lake.write(join.table, partition, rows.groups(), join.span)
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise StorageError(
@@ -279,17 +278,6 @@ class _Sorted:
         self._connection.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
         return self
 
-    def open(self) -> None:
-        """See which columns none of the files has. Raises OSError: names the one that cannot be read."""
-        have = set()
-        for path in self._files:
-            try:
-                have.update(pq.read_schema(path).names)
-            except (pa.ArrowException, OSError) as error:
-                raise OSError(f"{path}: {error}") from error
-        declared = {column.name: _TYPES[column.type] for column in TABLES[self._table].columns}
-        self._absent = {name: declared[name] for name in file_schema(self._table).names if name not in have}
-
     def _fetched(self) -> list[str]:
         """The files, brought here side by side: what reads them in parts would ask S3 for each part."""
         here = [f"{self._folder.name}/{number}.parquet" for number in range(len(self._files))]
@@ -305,7 +293,25 @@ class _Sorted:
         self._folder.cleanup()
 
     def groups(self) -> Iterator[pa.Table]:
-        """Row groups: the rows of a value of the first column are in one of them, or fill several."""
+        """Row groups: the rows of a value of the first column are in one of them, or fill several.
+
+        Raises OSError: names the file that cannot be read, before any row is asked for.
+        """
+        self._absent = self._columns_absent()
+        return self._groups()
+
+    def _columns_absent(self) -> dict[str, str]:
+        """Columns that none of the files has, with their types."""
+        have = set()
+        for path in self._files:
+            try:
+                have.update(pq.read_schema(path).names)
+            except (pa.ArrowException, OSError) as error:
+                raise OSError(f"{path}: {error}") from error
+        declared = {column.name: _TYPES[column.type] for column in TABLES[self._table].columns}
+        return {name: declared[name] for name in file_schema(self._table).names if name not in have}
+
+    def _groups(self) -> Iterator[pa.Table]:
         lead = TABLES[self._table].order[0]
         for values in _batched(self._counts(lead), _BUCKET):
             # a value that is null sorts last, and is in the last part

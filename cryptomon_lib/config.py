@@ -5,6 +5,7 @@ settings error. No other module reads the process environment.
 """
 
 import difflib
+import hashlib
 import json
 import math
 import os
@@ -311,6 +312,11 @@ def secret(name: str) -> str:
     if not value:
         raise ConfigError(f"The environment variable {name} is not set; export it before the run.")
     return value
+
+
+def root_id(root: str) -> str:
+    """What stands for a root in the names of files that this machine keeps about it."""
+    return hashlib.sha256(root.encode()).hexdigest()[:12]
 
 
 def variables(prefixes: Iterable[str], names: Iterable[str] = ()) -> dict[str, str]:

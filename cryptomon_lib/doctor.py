@@ -39,7 +39,7 @@ from cryptomon_lib.lint import lint_file
 from cryptomon_lib.monitor import Monitor, open_monitor
 from cryptomon_lib.receivers import load_users
 from cryptomon_lib.rules import load_rules
-from cryptomon_lib.schedule import load_schedule
+from cryptomon_lib.schedule import load_schedule, variables_named
 from cryptomon_lib.sql import folders
 
 OK, NOTE, WARNING, PROBLEM = "ok", "note", "warning", "problem"
@@ -219,7 +219,7 @@ def views(visit: Visit) -> Iterator[Says]:
 @check()
 def credentials(visit: Visit) -> Iterator[Says]:
     """Every environment variable that params name is set; no value is looked at."""
-    named = dict(_named(visit))
+    named = _named(visit)
     have = variables((), named).keys()
     for name, why in sorted(named.items()):
         if name in have:
@@ -428,28 +428,14 @@ def _environments() -> list[str]:
         return sorted(path.stem for path in (home() / "params").glob("*.yaml") if path.stem not in skipped)
 
 
-def _named(visit: Visit) -> Iterator[tuple[str, str]]:
-    """Environment variables that params name, and where."""
-    settings = visit.settings
-    for exchange, name in settings.keys.items():
-        yield name, f"keys.{exchange} in params"
-    if settings.api.keys:
-        yield settings.api.keys, "api.keys in params"
-    if settings.engine == "trino":
-        for key in ("password_from", "token_from"):
-            if getattr(settings.trino, key):
-                yield getattr(settings.trino, key), f"trino.{key} in params"
+def _named(visit: Visit) -> dict[str, str]:
+    """Environment variables that params name, and where; what cannot be read is another check's finding."""
+    users, jobs = {}, {}
     with suppress(CryptomonError):
-        for user, described in load_users(visit.environment).items():
-            for receiver in described.receivers.values():
-                for key in ("url_env", "secret_env"):
-                    if getattr(receiver, key, None):
-                        yield getattr(receiver, key), f"{user} in receivers.yaml"
+        users = load_users(visit.environment)
     with suppress(CryptomonError):
-        for job, described in load_schedule().items():
-            for key in ("start", "success", "fail"):
-                if described.ping and getattr(described.ping, key):
-                    yield getattr(described.ping, key), f"ping of {job} in schedule.yaml"
+        jobs = load_schedule()
+    return variables_named(visit.settings, users.values(), jobs, trino=visit.settings.engine == "trino")
 
 
 def _aws() -> Says:

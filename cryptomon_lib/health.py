@@ -191,14 +191,14 @@ def fresh(look: Look) -> Iterator[Found]:
             yield (
                 source,
                 severity,
-                f"the newest tick is {_span(age)} old, of {row['collected_at']:%d %b %H:%M} UTC",
+                f"the newest tick is {spoken(age)} old, of {row['collected_at']:%d %b %H:%M} UTC",
             )
         candle_age = row["candle_age_s"]
         if candle_age is not None and candle_age > limits.stale_s + 240 and age <= limits.stale_s:
             yield (
                 f"{source} candles",
                 WARNING,
-                f"the newest candle is {_span(candle_age)} old; volume_1m waits for it",
+                f"the newest candle is {spoken(candle_age)} old; volume_1m waits for it",
             )
 
 
@@ -219,7 +219,7 @@ def stuck(look: Look) -> Iterator[Found]:
         yield (
             host,
             severity,
-            f"{len(slots)} payloads wait in ingest/, the oldest for {_span(age)}; does 20_flatten run?",
+            f"{len(slots)} payloads wait in ingest/, the oldest for {spoken(age)}; does 20_flatten run?",
         )
 
 
@@ -349,7 +349,7 @@ def clock(look: Look) -> Iterator[Found]:
             yield (
                 source,
                 WARNING,
-                f"its newest trades are {_span(-ahead)} behind this machine's clock: old answers, or a clock that is fast",
+                f"its newest trades are {spoken(-ahead)} behind this machine's clock: old answers, or a clock that is fast",
             )
 
 
@@ -385,7 +385,7 @@ def banned(look: Look) -> Iterator[Found]:
         yield (
             host,
             WARNING,
-            f"not to be asked for another {_span(ban.left_s)} ({ban.says}); lower calls_per_min",
+            f"not to be asked for another {spoken(ban.left_s)} ({ban.says}); lower calls_per_min",
         )
 
 
@@ -438,7 +438,8 @@ def _each(source: str, markets: Iterable[str], severity: str, says: str, togethe
         yield source, severity, f"{len(markets):,} markets, {named} and others: {together}"
 
 
-def _span(seconds: float) -> str:
+def spoken(seconds: float) -> str:
+    """A length of time as people say it: 40 s, 12 min, 3.5 h."""
     return (
         f"{seconds:.0f} s"
         if seconds < 180

@@ -511,18 +511,18 @@ class Lake:
     def _is_newest(self, name: str, kept: "_Kept") -> bool:
         """Whether nobody has written since; a table that was removed and made anew may have come to the same number."""
         version = kept.table.version()
-        return self._commit_mark(name, version) == kept.mark and self._commit_mark(name, version + 1) is None
+        return self.commit_mark(name, version) == kept.mark and self.commit_mark(name, version + 1) is None
 
     def _keep(self, name: str, kept: "_Kept") -> None:
         if kept.table is None or kept.table.version() == kept.version:
             return
         kept.version = kept.table.version()
-        kept.mark = self._commit_mark(name, kept.version)
+        kept.mark = self.commit_mark(name, kept.version)
         # one that stays open never reads a checkpoint again, and goes through all commits since the one it began with
         if kept.mark is None or kept.version % int(_configuration(name)[_CHECKPOINT]) == 0:
             kept.begin(None)
 
-    def _commit_mark(self, name: str, version: int) -> tuple | None:
+    def commit_mark(self, name: str, version: int) -> tuple | None:
         """What tells one commit's file from another of the same name; None where there is none."""
         return self.storage.identity(f"{self.key(name)}/_delta_log/{version:020}.json")
 

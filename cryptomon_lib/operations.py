@@ -5,8 +5,8 @@ import re
 from collections import Counter
 from typing import Any
 
-from cryptomon_lib.errors import PayloadError, StorageError
-from cryptomon_lib.exchanges import by_host
+from cryptomon_lib.errors import StorageError
+from cryptomon_lib.exchanges import source_of
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.payloads import QUARANTINE
 from cryptomon_lib.runs import RUNS, load_runs
@@ -45,7 +45,7 @@ def quarantine_by_source(monitor: Monitor) -> list[dict[str, Any]]:
         reason = json.loads(monitor.storage.get(key))["reason"] if monitor.storage.exists(key) else ""
         rows.append(
             {
-                "source": _source(host),
+                "source": source_of(host),
                 "payloads": len(objects),
                 "newest_at": newest.modified_at.isoformat(timespec="seconds"),
                 "reason": reason[:300],
@@ -63,10 +63,3 @@ def storage_by_day(monitor: Monitor, days: int = 31) -> tuple[list[str], list[tu
                 sizes.setdefault(name, Counter())[file.partition["day"]] += file.size / 1e6
     shown = sorted({day for table in sizes.values() for day in table})[-days:]
     return shown, [(name, [round(table[day], 3) for day in shown]) for name, table in sizes.items()]
-
-
-def _source(host: str) -> str:
-    try:
-        return by_host(host)
-    except PayloadError:
-        return host

@@ -4,10 +4,7 @@ All of it is what `status` knows, so a scrape costs the same few reads. Everythi
 processes, and a counter that begins anew with each would count nothing.
 """
 
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,6 +14,7 @@ from prometheus_client.registry import Collector
 from cryptomon_lib.errors import StorageError
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.status import Status, status_of
+from cryptomon_lib.storage import write_whole
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # facts of a run that are worth a line of a chart: names of what notebooks show by themselves
@@ -52,24 +50,13 @@ def write_textfile(monitor: Monitor, path: Path) -> None:
     Raises StorageError: the file cannot be written.
     """
     text = exposition(monitor)
-    unfinished = ""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # the collector reads *.prom alone, so it never sees this one
-        handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
         # node_exporter runs as another user
-        Path(unfinished).chmod(0o644)
-        Path(unfinished).replace(path)
+        write_whole(path, text.encode(), mode=0o644)
     except OSError as error:
         raise StorageError(
             f"Cannot write {path}: {error}. Name a folder that this user may write to."
         ) from error
-    finally:
-        if unfinished:
-            with suppress(OSError):
-                Path(unfinished).unlink(missing_ok=True)
 
 
 class _Now(Collector):
@@ -85,7 +72,8 @@ class _Now(Collector):
             "cryptomon_info",
             "Which monitor this is; 1.",
             {(status.environment, str(status.simulated).lower()): 1},
-            ("environment", "simulated"),
+            "environment",
+            "simulated",
         )
         yield _gauge(
             "cryptomon_well", "1 where `cryptomon status` finds nothing wrong.", int(not status.wrong)
@@ -93,8 +81,8 @@ class _Now(Collector):
         yield _gauge(
             "cryptomon_part_readable",
             "1 where a part of the status could be read; what could not has no other samples.",
-            {(name,): int(not part.exit_code) for name, part in status.parts.items()},
-            ("part",),
+            {name: int(not part.exit_code) for name, part in status.parts.items()},
+            "part",
         )
         yield from _of_sources(values["ticks"])
         yield from _of_runs(values["runs"])
@@ -103,23 +91,23 @@ class _Now(Collector):
 
 
 def _of_sources(ticks: dict) -> Iterator[Metric]:
-    by = ("source",)
+    by = "source"
     yield _gauge(
         "cryptomon_newest_tick_age_seconds",
         "Age of a source's newest tick.",
-        {(source,): row["age_s"] for source, row in ticks.items()},
+        {source: row["age_s"] for source, row in ticks.items()},
         by,
     )
     yield _gauge(
         "cryptomon_completeness_today_ratio",
         "Share of today's judged minutes that have a poll.",
-        {(source,): row["share"] for source, row in ticks.items()},
+        {source: row["share"] for source, row in ticks.items()},
         by,
     )
 
 
 def _of_runs(runs: dict) -> Iterator[Metric]:
-    by = ("notebook",)
+    by = "notebook"
     for name, says, key in (
         ("cryptomon_run_last_success_age_seconds", "Since a notebook last succeeded.", "success_age_s"),
         ("cryptomon_run_duration_seconds", "How long a notebook's newest run took.", "duration_s"),
@@ -129,12 +117,12 @@ def _of_runs(runs: dict) -> Iterator[Metric]:
             "failures_24h",
         ),
     ):
-        yield _gauge(name, says, {(notebook,): row[key] for notebook, row in runs.items()}, by)
+        yield _gauge(name, says, {notebook: row[key] for notebook, row in runs.items()}, by)
     yield _gauge(
         "cryptomon_run_succeeded",
         "1 where a notebook's newest run succeeded, 0 where it did not; none while it runs.",
         {
-            (notebook,): int(row["status"] == "succeeded")
+            notebook: int(row["status"] == "succeeded")
             for notebook, row in runs.items()
             if row["status"] != "running"
         },
@@ -146,22 +134,22 @@ def _of_runs(runs: dict) -> Iterator[Metric]:
         for name in _FACTS
         if isinstance(row["facts"].get(name), int | float)
     }
-    yield _gauge("cryptomon_run_fact", "What a notebook's newest run counted.", facts, ("notebook", "fact"))
+    yield _gauge("cryptomon_run_fact", "What a notebook's newest run counted.", facts, "notebook", "fact")
     calls = runs.get("10_collect", {}).get("facts", {}).get("failures", {})
     yield _gauge(
         "cryptomon_calls_failed",
         "Calls of the newest run of 10_collect that failed.",
-        {(source,): count for source, count in calls.items()},
-        ("source",),
+        calls,
+        "source",
     )
 
 
 def _of_queues(queue: dict, alerts: dict) -> Iterator[Metric]:
-    by = ("source",)
+    by = "source"
     yield _gauge(
         "cryptomon_ingest_waiting",
         "Payloads that wait to be flattened.",
-        {(source,): count for source, count in queue.get("waiting", {}).items()},
+        queue.get("waiting", {}),
         by,
     )
     yield _gauge(
@@ -171,14 +159,14 @@ def _of_queues(queue: dict, alerts: dict) -> Iterator[Metric]:
     yield _gauge(
         "cryptomon_quarantine_payloads",
         "Payloads in quarantine.",
-        {(source,): count for source, count in queue.get("quarantine", {}).items()},
+        queue.get("quarantine", {}),
         by,
     )
     yield _gauge(
         "cryptomon_alerts_firing",
         "Alerts that fire.",
-        {(rule,): count for rule, count in alerts.get("firing_by_rule", {}).items()},
-        ("rule",),
+        alerts.get("firing_by_rule", {}),
+        "rule",
     )
     yield _gauge(
         "cryptomon_alerts_evaluated_age_seconds",
@@ -191,21 +179,20 @@ def _of_queues(queue: dict, alerts: dict) -> Iterator[Metric]:
 
 def _of_tables(tables: dict, holes: dict) -> Iterator[Metric]:
     for key, unit in (("bytes", "_bytes"), ("rows", "_rows"), ("files", "_files")):
-        sizes = {(table,): row[key] for table, row in tables.items()}
-        yield _gauge(f"cryptomon_table{unit}", f"A table's {key}, as its log says.", sizes, ("table",))
-    minutes = {(state,): count for state, count in holes.items() if not state.endswith("_today")}
-    yield _gauge("cryptomon_hole_minutes", "Minutes that are missing.", minutes, ("state",))
+        sizes = {table: row[key] for table, row in tables.items()}
+        yield _gauge(f"cryptomon_table{unit}", f"A table's {key}, as its log says.", sizes, "table")
+    minutes = {state: count for state, count in holes.items() if not state.endswith("_today")}
+    yield _gauge("cryptomon_hole_minutes", "Minutes that are missing.", minutes, "state")
 
 
-def _gauge(name: str, says: str, values: object, labels: tuple[str, ...] = ()) -> GaugeMetricFamily:
-    """A gauge; what is None is left out: no sample is how Prometheus says that nothing is known."""
-    if not labels:
-        family = GaugeMetricFamily(name, says)
-        if values is not None:
-            family.add_metric([], values)
-        return family
+def _gauge(name: str, says: str, values: object, *labels: str) -> GaugeMetricFamily:
+    """A gauge: a number, or by one label or more numbers by their values; what is None is left out.
+
+    No sample is how Prometheus says that nothing is known.
+    """
+    samples = values.items() if labels else [((), values)]
     family = GaugeMetricFamily(name, says, labels=labels)
-    for names, value in sorted(values.items()):
+    for names, value in sorted(samples):
         if value is not None:
-            family.add_metric(list(names), value)
+            family.add_metric([names] if isinstance(names, str) else list(names), value)
     return family

@@ -5,7 +5,6 @@ all others take turns in one process beside it. A time is run at most once; what
 is told. docs/schedule.md has the definitions in a table.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -25,11 +24,13 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 from rich.markup import escape
 
-from cryptomon_lib.config import Settings, home
+from cryptomon_lib.config import Settings, home, root_id
 from cryptomon_lib.errors import AlreadyRunning, CryptomonError, RunStopped
 from cryptomon_lib.monitor import open_monitor
 from cryptomon_lib.run import Kernels, Stopped, run_job
+from cryptomon_lib.runs import together
 from cryptomon_lib.schedule import Job, is_frequent, last_due, next_due, schedule_changed_at, scheduled_jobs
+from cryptomon_lib.storage import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -461,9 +462,8 @@ class _Kept:
     def put(self, name: str, at: datetime) -> None:
         told = self.read() | {name: at}
         try:
-            fresh = self._path.with_suffix(".new")
-            fresh.write_text(json.dumps({name: at.isoformat() for name, at in told.items()}))
-            fresh.replace(self._path)
+            body = json.dumps({name: at.isoformat() for name, at in told.items()})
+            write_whole(self._path, body.encode())
         except OSError as error:
             log.warning("%s cannot be written: %s", self._path, error)
 
@@ -544,12 +544,11 @@ def _run(environment: str, name: str, kernels: Kernels) -> str:
 
 def in_words(records: Iterable[Mapping[str, Any]]) -> str:
     """How long runs took, and what they did, as one line; what is wrong in red."""
-    records = list(records)
-    facts = {name: value for record in records for name, value in record["facts"].items()}
+    seconds, facts = together(records)
     told = [f"{facts[name]} {words}" for name, words in _TOLD.items() if name in facts]
     told += [f"{facts[name]} {words}" for name, words in _SEEN.items() if facts.get(name)]
     wrong = [f"[red]{facts[name]} {words}[/]" for name, words in _WRONG.items() if facts.get(name)]
-    return ", ".join([f"{sum(record['duration_s'] for record in records):.1f} s", *told, *wrong])
+    return ", ".join([f"{seconds:.1f} s", *told, *wrong])
 
 
 # what a line about a run says: facts that notebooks show, always or only where they are not 0
@@ -567,5 +566,4 @@ _WRONG = {
 def _place(settings: Settings, ending: str) -> Path:
     folder = home() / ".cryptomon" / "schedule"
     folder.mkdir(parents=True, exist_ok=True)
-    root = hashlib.sha256(settings.root.encode()).hexdigest()[:12]
-    return folder / f"{settings.environment}-{root}.{ending}"
+    return folder / f"{settings.environment}-{root_id(settings.root)}.{ending}"

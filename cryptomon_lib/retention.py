@@ -54,14 +54,11 @@ def expire(monitor: Monitor, now: datetime) -> int:
         "notices": kept.quarantine_days,
         "runs": kept.runs_days,
     }
+    days |= {f"exports/{name}": limit for name, limit in kept.tables_days.items()}
     gone = 0
     for prefix, limit in days.items():
         for folder in _day_folders(monitor.storage, prefix):
-            if folder.rsplit("/", 1)[1] < _oldest(now, limit):
-                gone += _delete(monitor.storage, [one.key for one in monitor.storage.objects(folder)])
-    for name, limit in kept.tables_days.items():
-        for folder in _day_folders(monitor.storage, f"exports/{name}"):
-            if folder.rpartition("day=")[2] < _oldest(now, limit):
+            if folder.rsplit("/", 1)[1].removeprefix("day=") < _oldest(now, limit):
                 gone += _delete(monitor.storage, [one.key for one in monitor.storage.objects(folder)])
     for prefix in _html_folders():
         pages = [one.key for one in monitor.storage.objects(prefix.rstrip("/"))]

@@ -5,7 +5,6 @@ is kept warm between runs. A record that was never closed is a run that was kill
 """
 
 import ast
-import hashlib
 import json
 import logging
 import math
@@ -33,7 +32,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from cryptomon_lib import errors
-from cryptomon_lib.config import home, nearest
+from cryptomon_lib.config import home, nearest, root_id
 from cryptomon_lib.errors import (
     AccountingError,
     AlreadyRunning,
@@ -434,7 +433,7 @@ def _locks(monitor: Monitor, names: set[str]) -> Iterator[None]:
     """Hold the locks of these jobs on this root; the kernel of the machine frees them however we end."""
     folder = home() / ".cryptomon" / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    root = hashlib.sha256(monitor.settings.root.encode()).hexdigest()[:12]
+    root = root_id(monitor.settings.root)
     with ExitStack() as held:
         for name in sorted(names):
             try:

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -36,6 +36,13 @@ def load_runs(monitor: Monitor, days: int = 2, count: int | None = None) -> list
         for key in [key for key in keys if key.endswith(".json")][:count]
     ]
     return sorted(records, key=lambda record: record["started_at"], reverse=True)
+
+
+def together(records: Iterable[Mapping[str, Any]]) -> tuple[float, dict[str, Any]]:
+    """Of the records of a job's notebooks how long they took in all (s), and their facts."""
+    records = list(records)
+    facts = {name: value for record in records for name, value in record["facts"].items()}
+    return sum(record["duration_s"] for record in records), facts
 
 
 def _is_over(record: Mapping[str, Any], started: datetime, now: datetime) -> bool:

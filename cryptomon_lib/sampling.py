@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from cryptomon_lib.errors import AlreadyRunning, CryptomonError, RunStopped
 from cryptomon_lib.monitor import open_monitor
 from cryptomon_lib.run import Kernels, run_job
+from cryptomon_lib.runs import together
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +80,7 @@ def _run(environment: str, job: str, every_s: int, kernels: Kernels, done: Sampl
         done.failed, done.error = done.failed + 1, error
         return f"{type(error).__name__}: {error}"
     done.succeeded += 1
-    seconds = sum(record["duration_s"] for record in records)
-    facts = {name: value for record in records for name, value in record["facts"].items()}
+    seconds, facts = together(records)
     told = ", ".join(
         f"{facts[name]} {name}" for name in ("stored", "already", "failed", "rows") if name in facts
     )

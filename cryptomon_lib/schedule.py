@@ -1,7 +1,7 @@
 """`scheduled/schedule.yaml`: which job runs which notebooks when. Cron expressions are in UTC."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from croniter import CroniterBadCronError, CroniterBadDateError, croniter
 
-from cryptomon_lib.config import check_variable, home, nearest, read_yaml
+from cryptomon_lib.config import Settings, check_variable, home, nearest, read_yaml
 from cryptomon_lib.errors import ConfigError
 from cryptomon_lib.pings import Ping
-from cryptomon_lib.receivers import load_users
+from cryptomon_lib.receivers import User, load_users
 
 _FILE = Path("scheduled") / "schedule.yaml"
 # the name becomes that of a lock, a unit, a line of a crontab
@@ -118,6 +118,32 @@ def notebook_path(stem: str) -> Path:
         if path.is_file():
             return path
     raise ConfigError(f"No notebook notebooks/{stem}.ipynb, nor under notebooks/mine.")
+
+
+def variables_named(
+    settings: Settings, users: Iterable[User], jobs: Mapping[str, Job], *, trino: bool = True
+) -> dict[str, str]:
+    """The environment variables that params, receivers and schedule name, each with who names it.
+
+    trino: those of Trino too, which only matter where it is asked.
+    """
+    named = {name: f"keys: {exchange}" for exchange, name in settings.keys.items()}
+    for name, where in (
+        (settings.api.keys, "api: keys"),
+        (settings.trino.password_from if trino else "", "trino: password_from"),
+        (settings.trino.token_from if trino else "", "trino: token_from"),
+    ):
+        named |= {name: where} if name else {}
+    for user in users:
+        for receiver, its in user.receivers.items():
+            for key in ("url_env", "secret_env"):
+                if name := getattr(its, key, None):
+                    named[name] = f"params/receivers.yaml: {user.name}: {receiver}"
+    for job, line in jobs.items():
+        for key in ("start", "success", "fail") if line.ping else ():
+            if name := getattr(line.ping, key):
+                named[name] = f"schedule.yaml: {job}: ping"
+    return named
 
 
 def is_scheduled(notebook: str) -> bool:

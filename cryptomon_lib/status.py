@@ -16,9 +16,10 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from cryptomon_lib import exchanges
 from cryptomon_lib.alerts import firing_of, last_step
 from cryptomon_lib.errors import CryptomonError, PayloadError, Unhealthy
+from cryptomon_lib.exchanges import source_of
+from cryptomon_lib.health import REPORT, spoken
 from cryptomon_lib.holes import DAY, FILLED, OPEN, TICKS, UNFILLABLE, load_holes, load_judged, minute_of
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.outbox import Outbox, evaluated_at
@@ -29,7 +30,6 @@ from cryptomon_lib.tables import TABLES
 
 log = logging.getLogger(__name__)
 
-_REPORT = "health.json"
 # the checks run hourly: what they said longer ago than this says nothing of now
 _REPORT_MAX = timedelta(hours=3)
 
@@ -242,9 +242,9 @@ def queue(look: Look, told: Part) -> None:
     waiting: dict[str, list[float]] = defaultdict(list)
     for one in look.monitor.storage.objects(INGEST):
         host, slot = _host(one)
-        waiting[_source(host)].append(look.age_s(slot))
+        waiting[source_of(host)].append(look.age_s(slot))
     refused = Counter(
-        _source(one.key.split("/")[1])
+        source_of(one.key.split("/")[1])
         for one in look.monitor.storage.objects(QUARANTINE)
         if one.key.endswith(".json.gz")
     )
@@ -302,10 +302,10 @@ def storage(look: Look, told: Part) -> None:
 @part("checks")
 def checks(look: Look, told: Part) -> None:
     """What the hourly checks of the data said last."""
-    if not look.monitor.storage.exists(_REPORT):
+    if not look.monitor.storage.exists(REPORT):
         told.lines.append("never made: cryptomon health")
         return
-    report = json.loads(look.monitor.storage.get(_REPORT))
+    report = json.loads(look.monitor.storage.get(REPORT))
     age = look.age_s(datetime.fromisoformat(report["at"]))
     told.values |= {"status": report["status"], "counts": report["counts"], "age_s": age}
     told.lines.append(f"{report['status']}, {span(age)} ago")
@@ -322,11 +322,7 @@ def checks(look: Look, told: Part) -> None:
 
 def span(seconds: float) -> str:
     """A length of time as people say it: 40 s, 12 min, 3.5 h, 4 d."""
-    if seconds < 180:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} d"
+    return spoken(seconds) if seconds < 172_800 else f"{seconds / 86_400:.0f} d"
 
 
 def _today(look: Look) -> Callable[[str, datetime], tuple[int, int]]:
@@ -355,13 +351,6 @@ def _host(one: Any) -> tuple[str, datetime]:
     except PayloadError:
         return one.key.split("/")[1], one.modified_at
     return host, slot
-
-
-def _source(host: str) -> str:
-    try:
-        return exchanges.by_host(host)
-    except PayloadError:
-        return host
 
 
 def _percent(share: float | None) -> str:

@@ -85,7 +85,7 @@ class Storage:
             if self.is_s3:
                 self.fs.pipe_file(self.path(key), body)
             else:
-                _write_local(Path(self.path(key)), body, os.replace)
+                write_whole(Path(self.path(key)), body)
 
     def send(self, key: str, file: Path) -> None:
         """Write the object from a local file, however large it is, replacing what is there."""
@@ -93,7 +93,7 @@ class Storage:
             if self.is_s3:
                 self.fs.put_file(str(file), self.path(key))
             else:
-                _write_local(Path(self.path(key)), file.read_bytes(), os.replace)
+                write_whole(Path(self.path(key)), file.read_bytes())
 
     def create(self, key: str, body: bytes) -> bool:
         """Write the object where none is yet; False, and nothing written, where there is one."""
@@ -102,7 +102,7 @@ class Storage:
                 if self.is_s3:
                     self.fs.pipe_file(self.path(key), body, mode="create")
                 else:
-                    _write_local(Path(self.path(key)), body, _link_new)
+                    write_whole(Path(self.path(key)), body, _link_new)
             except FileExistsError:
                 return False
             return True
@@ -223,7 +223,13 @@ def _is_storage_fault(error: BaseException) -> bool:
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("botocore", "aiohttp")
 
 
-def _write_local(path: Path, body: bytes, place: Callable) -> None:
+def write_whole(path: Path, body: bytes, place: Callable | None = None, mode: int = 0o600) -> None:
+    """Write a file of this machine so that nobody sees a part of it.
+
+    place: what gives it its name; by default it takes the place of another.
+
+    Raises OSError: it cannot be written, and nothing is left of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, unfinished = tempfile.mkstemp(prefix=_UNFINISHED, dir=path.parent)
     try:
@@ -231,7 +237,8 @@ def _write_local(path: Path, body: bytes, place: Callable) -> None:
             file.write(body)
             file.flush()
             os.fsync(file.fileno())
-        place(unfinished, path)
+        Path(unfinished).chmod(mode)
+        (place or os.replace)(unfinished, path)
     finally:
         Path(unfinished).unlink(missing_ok=True)
 

@@ -139,12 +139,8 @@ def delete_bucket(settings: Settings, bucket: str) -> int:
     """Delete a bucket with everything in it, old versions too; how many objects and versions that were."""
     s3, count = client("s3", settings.athena.region, settings.endpoint_url), 0
     with asked(f"delete the bucket {bucket}"):
-        try:
-            s3.head_bucket(Bucket=bucket)
-        except s3.exceptions.ClientError as error:
-            if error.response.get("Error", {}).get("Code") in ("404", "NoSuchBucket"):
-                return 0
-            raise
+        if not _is_there(s3, bucket):
+            return 0
         for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, MaxKeys=_PER_CALL):
             found = [
                 {"Key": one["Key"], "VersionId": one["VersionId"]}
@@ -230,11 +226,10 @@ def _taken(account: Account, stack: Stack) -> str:
     s3 = client("s3", account.settings.athena.region, account.settings.endpoint_url)
     with asked(f"look for the bucket {bucket}"):
         try:
-            s3.head_bucket(Bucket=bucket)
+            if not _is_there(s3, bucket):
+                return ""
         except s3.exceptions.ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
-            if code in ("404", "NoSuchBucket"):
-                return ""
             if code in ("403", "AccessDenied"):
                 return f"the bucket {bucket} is somebody else's: names of buckets are the world's; choose another root."
             raise
@@ -242,6 +237,16 @@ def _taken(account: Account, stack: Stack) -> str:
         f"the bucket {bucket} is there, without a stack. Import it (CloudFormation, Create stack, With existing "
         "resources, and the template that --write gives), delete it, or choose another root."
     )
+
+
+def _is_there(s3: Any, bucket: str) -> bool:
+    try:
+        s3.head_bucket(Bucket=bucket)
+    except s3.exceptions.ClientError as error:
+        if error.response.get("Error", {}).get("Code") in ("404", "NoSuchBucket"):
+            return False
+        raise
+    return True
 
 
 def _same(account: Account, stack: Stack, found: dict, given: list[dict[str, str]]) -> bool:

@@ -232,7 +232,7 @@ class Files:
                 self._followed.pop(name, None)
                 return Snapshot(name, self._lake.uri(name), None)
             # marked before it is looked at: who commits meanwhile is seen the next time
-            mark = self._mark(name, table.version())
+            mark = self._lake.commit_mark(name, table.version())
             actions = pa.table(table.get_add_actions(flatten=True))
             lacking = lacks_columns(name, table, actions)
             snapshot = Snapshot(name, self._lake.uri(name), actions, table.version(), lacking, self._stored)
@@ -265,11 +265,11 @@ class Files:
     def _is_newest(self, name: str, known: _Followed) -> bool:
         version = known.table.version()
         # a table that was removed and made anew may have come to the same number
-        same = known.mark is not None and self._mark(name, version) == known.mark
-        return same and self._mark(name, version + 1) is None
+        same = known.mark is not None and self._lake.commit_mark(name, version) == known.mark
+        return same and self._lake.commit_mark(name, version + 1) is None
 
     def _moved_on(self, name: str, known: _Followed) -> DeltaTable | None:
-        if known.mark is None or self._mark(name, known.table.version()) != known.mark:
+        if known.mark is None or self._lake.commit_mark(name, known.table.version()) != known.mark:
             return None
         try:
             known.table.update_incremental()
@@ -277,7 +277,3 @@ class Files:
             log.info("%s: its log cannot be followed, it is opened anew (%s)", name, error)
             return None
         return known.table
-
-    def _mark(self, name: str, version: int) -> tuple | None:
-        """What tells one commit's file from another of the same name; None where there is none."""
-        return self._lake.storage.identity(f"tables/{name}/_delta_log/{version:020}.json")

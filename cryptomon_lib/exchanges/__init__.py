@@ -211,6 +211,14 @@ def flatten(
     return None
 
 
+def source_of(host: str) -> str:
+    """The exchange that a payload's host belongs to; the host itself where none does."""
+    try:
+        return by_host(host)
+    except PayloadError:
+        return host
+
+
 def table_of(payload: Payload) -> str | None:
     """The table that a payload's rows go to; None where nothing flattens it."""
     try:

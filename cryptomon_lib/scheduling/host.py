@@ -3,7 +3,6 @@
 Generated files name that file; what it holds is never printed.
 """
 
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,8 @@ from cryptomon_lib import config
 from cryptomon_lib.config import Settings, home
 from cryptomon_lib.errors import ConfigError
 from cryptomon_lib.receivers import load_users
-from cryptomon_lib.schedule import Job
+from cryptomon_lib.schedule import Job, variables_named
+from cryptomon_lib.storage import write_whole
 
 # beside settings and AWS: whoever is behind a proxy needs it in the schedule too
 _PREFIXES = (config.PREFIX, "AWS_")
@@ -50,24 +50,8 @@ def command(settings: Settings, *words: str) -> list[str]:
 
 
 def secrets(jobs: Mapping[str, Job], settings: Settings) -> dict[str, str]:
-    """The environment variables that params and schedule name, each with who names it."""
-    named = {name: f"keys: {exchange}" for exchange, name in settings.keys.items()}
-    for name, where in (
-        (settings.api.keys, "api: keys"),
-        (settings.trino.password_from, "trino: password_from"),
-        (settings.trino.token_from, "trino: token_from"),
-    ):
-        named |= {name: where} if name else {}
-    for user in load_users(settings.environment).values():
-        for receiver, its in user.receivers.items():
-            for key in ("url_env", "secret_env"):
-                if name := getattr(its, key, None):
-                    named[name] = f"params/receivers.yaml: {user.name}: {receiver}"
-    for job, line in jobs.items():
-        for key in ("start", "success", "fail") if line.ping else ():
-            if name := getattr(line.ping, key):
-                named[name] = f"schedule.yaml: {job}: ping"
-    return named
+    """The environment variables that an environment's runs need, each with who names it."""
+    return variables_named(settings, load_users(settings.environment).values(), jobs)
 
 
 def shown_environment(jobs: Mapping[str, Job], settings: Settings) -> str:
@@ -84,7 +68,8 @@ def write_environment(jobs: Mapping[str, Job], settings: Settings) -> list[str]:
     """
     path = environment_file(settings)
     values = _kept(path) | _set_now(jobs, settings) | {"CRYPTOMON_HOME": str(home())}
-    put_private(path, "".join(f"{name}={quoted(value)}\n" for name, value in sorted(values.items())))
+    # its owner alone can read it
+    write_whole(path, "".join(f"{name}={quoted(value)}\n" for name, value in sorted(values.items())).encode())
     told = [f"{path}: mode 0600, {', '.join(sorted(values))}"]
     told += [
         f"Not set: {name}, named by {where}. Export it and install again, or write it into that file."
@@ -96,20 +81,6 @@ def write_environment(jobs: Mapping[str, Job], settings: Settings) -> list[str]:
             "AWS_SESSION_TOKEN is of credentials that end within hours: use a profile, a role, or keys of a user."
         )
     return told
-
-
-def put_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone can read, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(
-        os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-    ) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 def quoted(value: str) -> str:

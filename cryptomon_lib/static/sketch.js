@@ -2,7 +2,7 @@
 // The library is 4.6 MB of script that keeps a browser busy for a second; a viewer who came to look has looked by then.
 
 const SVG = "http://www.w3.org/2000/svg";
-const MINUTE_MS = 60000, HOUR_MS = 60 * MINUTE_MS, DAY_MS = 24 * HOUR_MS;
+const MINUTE_MS = 60000, DAY_MS = 1440 * MINUTE_MS;
 // the steps that plotly takes between the ticks of a clock
 const CLOCK_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 4320, 10080, 20160].map((minutes) => minutes * MINUTE_MS);
 const PREFIXES = { "-12": "p", "-9": "n", "-6": "μ", "-3": "m", 0: "", 3: "k", 6: "M", 9: "B", 12: "T" };
@@ -90,6 +90,33 @@ function band(lower, upper, colour) {
   return svg("polygon", { points: ring, fill: colour });
 }
 
+// the shortest step between two moments, which says how wide what belongs to a step is
+const narrowest = (at) => Math.min(...at.slice(1).map((one, row) => one - at[row]), DAY_MS);
+
+// heap: what is under the next bar of each place, and those places, where bars stand on each other
+function bars(trace, xs, y, floor, wide, heap) {
+  return xs.flatMap((px, row) => {
+    const value = trace.y[row];
+    if (value == null) return [];
+    const [heaped, at] = heap ?? [], under = heaped?.get(at[row]) ?? 0;
+    heaped?.set(at[row], under + value);
+    const high = y(under + value), low = heaped ? y(under) : floor;
+    return svg("rect", { x: px - wide / 2, y: high, width: Math.max(wide, 0.5), height: Math.max(0, low - high), fill: trace.marker.color, opacity: trace.opacity });
+  });
+}
+
+function candles(trace, xs, y, room) {
+  const wide = Math.max(1, room);
+  return xs.flatMap((px, row) => {
+    if (trace.open[row] == null) return [];
+    const [open, close] = [y(trace.open[row]), y(trace.close[row])], look = trace[trace.close[row] >= trace.open[row] ? "increasing" : "decreasing"];
+    return [
+      svg("path", { d: `M${px},${y(trace.high[row])}V${y(trace.low[row])}`, stroke: look.line.color }),
+      svg("rect", { x: px - wide / 2, y: Math.min(open, close), width: wide, height: Math.max(1, Math.abs(open - close)), fill: look.fillcolor, stroke: look.line.color }),
+    ];
+  });
+}
+
 function overTime(figure, width, height) {
   const { layout, data } = figure, common = layout.template.layout, margin = { ...common.margin, ...layout.margin };
   const left = Math.max(margin.l, layout.yaxis.side === "right" ? 0 : 46), right = width - margin.r;
@@ -106,15 +133,15 @@ function overTime(figure, width, height) {
   const front = svg("svg", { x: left, width: right - left, height: bottom, viewBox: `${left} 0 ${right - left} ${bottom}` });
   const back = svg("g"), words = svg("g", { "font-size": 12 });
   const muted = common.xaxis.tickfont.color, grid = common.xaxis.gridcolor;
-  const stacks = layout.barmode === "stack" ? new Map() : null;
+  const stacks = layout.barmode === "stack";
 
   const axes = ["yaxis", "yaxis2"].filter((name) => layout[name]).map((name) => {
     const axis = layout[name], own = data.map((trace, at) => [trace, xs[at]]).filter(([trace]) => (trace.yaxis === "y2") === (name === "yaxis2"));
     const [low, high] = axis.domain ?? [0, 1];
     const from = bottom - low * (bottom - top), to = bottom - high * (bottom - top);
     const totals = stacks ? categories.map((one) => data.reduce((sum, trace) => sum + (trace.y[trace.x.indexOf(one)] ?? 0), 0)) : [];
-    const bars = own.some(([trace]) => trace.type === "bar");
-    const span = reach([...totals, ...own.flatMap(([trace]) => trace.type === "candlestick" ? [...trace.low, ...trace.high] : trace.y)], bars ? { ...axis, rangemode: "tozero" } : axis);
+    const anyBars = own.some(([trace]) => trace.type === "bar");
+    const span = reach([...totals, ...own.flatMap(([trace]) => trace.type === "candlestick" ? [...trace.low, ...trace.high] : trace.y)], anyBars ? { ...axis, rangemode: "tozero" } : axis);
     const scale = between(span, from, to), convert = steady(axis);
     const y = (value) => { const known = value == null ? null : convert(value); return known == null ? null : scale(known); };
     const ticks = axis.type === "log" ? logTicks(span) : numberTicks(span, axis.nticks ?? 6);
@@ -134,31 +161,18 @@ function overTime(figure, width, height) {
     else front.append(svg("path", { d: `M${x0},${y0}L${x1},${y1}`, stroke: shape.line.color, "stroke-width": shape.line.width, "stroke-dasharray": DASHES[shape.line.dash], opacity: shape.opacity }));
   }
 
-  const heaped = new Map();
+  const heaped = stacks ? new Map() : null;
   for (const { own, y, from } of axes) {
     let before = null;
     for (const [trace, at] of own) {
-      const points = trace.y ? at.map((one, row) => [x(one), y(trace.y[row])]) : [];
       if (trace.type === "bar") {
-        const wide = dated ? x(range[0] + (trace.width ?? Math.min(...at.slice(1).map((one, row) => one - at[row]), DAY_MS) * 0.72)) - left : (right - left) / categories.length * 0.72;
-        at.forEach((one, row) => {
-          if (trace.y[row] == null) return;
-          const under = stacks ? heaped.get(one) ?? 0 : 0;
-          heaped.set(one, under + trace.y[row]);
-          const high = y(under + trace.y[row]);
-          front.append(svg("rect", { x: x(one) - wide / 2, y: high, width: Math.max(wide, 0.5), height: Math.max(0, (stacks ? y(under) : from) - high), fill: trace.marker.color, opacity: trace.opacity }));
-        });
-      } else if (trace.type === "candlestick") {
-        const wide = Math.max(1, (x(range[0] + Math.min(...at.slice(1).map((one, row) => one - at[row]), DAY_MS)) - left) * 0.6);
-        at.forEach((one, row) => {
-          if (trace.open[row] == null) return;
-          const [open, close] = [y(trace.open[row]), y(trace.close[row])], look = trace[trace.close[row] >= trace.open[row] ? "increasing" : "decreasing"];
-          front.append(svg("path", { d: `M${x(one)},${y(trace.high[row])}V${y(trace.low[row])}`, stroke: look.line.color }));
-          front.append(svg("rect", { x: x(one) - wide / 2, y: Math.min(open, close), width: wide, height: Math.max(1, Math.abs(open - close)), fill: look.fillcolor, stroke: look.line.color }));
-        });
-      } else {
+        const wide = dated ? x(range[0] + (trace.width ?? narrowest(at) * 0.72)) - left : (right - left) / categories.length * 0.72;
+        front.append(...bars(trace, at.map(x), y, from, wide, heaped && [heaped, at]));
+      } else if (trace.type === "candlestick") front.append(...candles(trace, at.map(x), y, (x(range[0] + narrowest(at)) - left) * 0.6));
+      else {
+        const points = at.map((one, row) => [x(one), y(trace.y[row])]);
         if (trace.fill === "tonexty" && before) front.append(band(before, points, trace.fillcolor));
-        if (trace.mode === "markers") for (const [px, py] of points) front.append(svg("circle", { cx: px, cy: py, r: trace.marker.size / 2.4, fill: trace.marker.color }));
+        if (trace.mode === "markers") front.append(...points.map(([px, py]) => svg("circle", { cx: px, cy: py, r: trace.marker.size / 2.4, fill: trace.marker.color })));
         else if (trace.line?.width !== 0) front.append(polyline(points, trace));
         before = points;
       }
