@@ -509,6 +509,11 @@ def _execute(
                 f"{path.name}: the run took longer than it may; see timeout_s and run_timeout_s."
             )
         return NotebookFailed(f"{path.name}: its kernel died; out of memory, or ended from outside.")
+    except RuntimeError as error:
+        # jupyter_client has no class of its own for a kernel that dies, or says nothing, while it starts
+        if not str(error).startswith("Kernel "):
+            raise
+        return NotebookFailed(f"{path.name}: its kernel did not start: {error}.")
     except Stopped as stop:
         return _stopped(path.name, stop)
     finally:

@@ -310,6 +310,27 @@ def test_a_signal_that_a_finalizer_swallows_comes_again(monkeypatch):
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
+def test_a_kernel_that_dies_while_it_starts_fails_its_run_and_is_tried_again(project, tmp_path, monkeypatch):
+    spec = tmp_path / "jupyter" / "kernels" / "dead"
+    spec.mkdir(parents=True)
+    argv = [sys.executable, "-c", "raise SystemExit(1)", "{connection_file}"]
+    (spec / "kernel.json").write_text(
+        json.dumps({"argv": argv, "display_name": "dead", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    path = write(project, "10_first", "x = 1")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["kernelspec"] = {"name": "dead", "display_name": "dead", "language": "python"}
+    nbformat.write(notebook, path)
+    (project / "scheduled" / "schedule.yaml").write_text(
+        "both: {cron: '* * * * *', notebooks: [10_first], retries: {times: 1, wait_s: 0}}\n"
+    )
+    monitor = open_monitor("local")
+    with pytest.raises(NotebookFailed, match="did not start: Kernel died"):
+        run_job(monitor, "both")
+    assert [(one["status"], one["attempt"]) for one in load_runs(monitor)] == [("failed", 2), ("failed", 1)]
+
+
 def test_a_signal_in_a_callback_of_asyncio_is_not_swallowed():
     async def main():
         asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
