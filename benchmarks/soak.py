@@ -109,6 +109,7 @@ class Soak:
                 "fetch": {"attempts": 1, "workers": 4, "pause_s": 0},
             }
             self.monitor = open_monitor("local", flags=flags)
+            self.count_expired()
             yield
         finally:
             served.terminate()
@@ -200,6 +201,17 @@ class Soak:
     def count(self, of: str, much: int) -> None:
         """Add to what is counted over the whole run."""
         self.state["gone"][of] = self.state["gone"].get(of, 0) + much
+
+    def count_expired(self) -> None:
+        """Have each table's files that retention lets go of counted."""
+        expire_table = self.monitor.lake.expire
+
+        def counted(name: str, oldest: str) -> int:
+            gone = expire_table(name, oldest)
+            self.count(f"expired {name}", gone)
+            return gone
+
+        self.monitor.lake.expire = counted
 
     def check_day(self, day: datetime) -> None:
         """Hold a day's rows against the minutes that it had, and candles against the exchange's own."""
@@ -326,7 +338,7 @@ def spoil(address: str) -> None:
              "to": f"{begin + 10 * HOUR + 40 * MINUTE:%Y-%m-%dT%H:%M:%SZ}"}
         )  # fmt: skip
         faults.append(
-            {"kind": "drift", "drift": "scalar", "route": "/ohlc/",
+            {"kind": "drift", "drift": "renamed", "route": "/ohlc/",
              "from": f"{begin + 15 * HOUR:%Y-%m-%dT%H:%M:%SZ}", "to": f"{begin + 15 * HOUR + MINUTE:%Y-%m-%dT%H:%M:%SZ}"}
         )  # fmt: skip
     asked = urllib.request.Request(f"{address}/_faults", json.dumps(faults).encode(), method="POST")
