@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit notebooks test-trino format tour lab dashboard simulate screenshots bench soak lock clean
+.PHONY: help run test lint unit notebooks test-trino format tour lab dashboard simulate screenshots bench soak day lock clean
 
 help:  ## list the targets
 	@echo "make TARGET [PARAMS=local|live|dev|staging|prod]"
@@ -65,8 +65,11 @@ screenshots: $(READY)  ## take the pictures of README and docs anew, from a fres
 soak: $(READY)  ## a month of simulated minutes, hours long; ended anywhere, it goes on
 	@$(BIN)/python benchmarks/soak.py .cryptomon/soak
 
+day: $(READY)  ## a day of 9,590 markets a minute with kernels, an hour or two; ended anywhere, it goes on
+	@$(BIN)/python benchmarks/day.py .cryptomon/day
+
 bench: $(READY)  ## run the benchmarks, side by side
-	@for bench in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+	@for bench in $(filter-out benchmarks/soak.py benchmarks/day.py,$(wildcard benchmarks/*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
 lock: $(READY)  ## resolve requirements.lock anew: names, versions, hashes
 	$(PIP) uv
