@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit notebooks test-trino format tour lab dashboard simulate screenshots bench soak day lock clean
+.PHONY: help run test lint unit notebooks test-trino format tour docs lab dashboard simulate screenshots bench soak day lock clean
 
 help:  ## list the targets
 	@echo "make TARGET [PARAMS=local|live|dev|staging|prod]"
@@ -47,8 +47,10 @@ tour: $(READY)  ## execute the notebooks 0* anew and keep their outputs, which t
 	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False \
 		notebooks/0*.ipynb
 
-docs: $(READY)  ## write docs/exchanges.md from the exchanges' modules
+docs: $(READY)  ## write the pages that come from code: exchanges, data dictionary, commands
 	$(BIN)/python -m cryptomon_lib.catalogue
+	$(BIN)/python -m cryptomon_lib.dictionary
+	$(BIN)/python -m cryptomon_lib.commands
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks

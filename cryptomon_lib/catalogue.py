@@ -12,6 +12,7 @@ from types import ModuleType
 from cryptomon_lib import exchanges
 from cryptomon_lib.config import home
 from cryptomon_lib.exchanges import _ccxt
+from cryptomon_lib.markdown import table
 from cryptomon_lib.tables import TABLES
 
 PAGE = "docs/exchanges.md"
@@ -70,7 +71,7 @@ def _overview(modules: Mapping[str, ModuleType]) -> str:
         "1-minute candles: rows a call, how far back",
         "base and quote",
     )
-    return "## All of them\n\n" + _table(head, rows)
+    return "## All of them\n\n" + table(head, rows)
 
 
 def _calls(module: ModuleType) -> str:
@@ -96,12 +97,12 @@ def _differences(modules: Mapping[str, ModuleType]) -> str:
         "rounding of floats, column by column, but for these. A market without a trade has a price of 0 there and null\n"
         "here, everywhere.\n\n"
     )
-    return says + _table(("exchange", "column", "why"), rows)
+    return says + table(("exchange", "column", "why"), rows)
 
 
 def _section(name: str, module: ModuleType) -> str:
     says = inspect.getdoc(module) or ""
-    parts = [f"## {name}", says, _table(("call", "address"), list(_calls_of(module)))]
+    parts = [f"## {name}", says, table(("call", "address"), list(_calls_of(module)))]
     parts.append(_fields("ticks", module.FIELDS | getattr(module, "OF_THE_PAYLOAD", {})))
     if hasattr(module, "OLD_FIELDS"):
         parts.append(_fields("ticks, of the API's first version", module.OLD_FIELDS))
@@ -132,17 +133,12 @@ def _fields(of: str, fields: Mapping[str, str]) -> str:
         (f"`{_TIMES.get(column, column)}`", _UNITS.get(column, ""), f"`{text}`")
         for column, text in fields.items()
     ]
-    return _table((f"column of {of}", "unit", "field"), rows)
+    return table((f"column of {of}", "unit", "field"), rows)
 
 
 def _by_ccxt() -> str:
     known = "\n".join(textwrap.wrap(inspect.getdoc(_ccxt) or "", 10_000, replace_whitespace=False))
     return "## ccxt:… (more than a hundred others)\n\n" + known + "\n\n" + _fields("ticks", _ccxt.FIELDS)
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def run(
 
 @app.command()
 def runs(
-    days: Annotated[int, typer.Option(min=1)] = 1,
+    days: Annotated[int, typer.Option(help="Of so many days, today among them.", min=1)] = 1,
     count: Annotated[int, typer.Option(help="The newest so many.", min=1)] = 20,
     environment: Environment = "local",
     flags: Flags = [],  # noqa: B006
@@ -442,8 +442,12 @@ def rollup(
 
 @app.command()
 def simulate(
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8899,
-    seed: int = 7,
+    port: Annotated[
+        int, typer.Option(help="Where to listen; 0 is any that is free.", min=0, max=65535)
+    ] = 8899,
+    seed: Annotated[
+        int, typer.Option(help="What the market is made of: the same, and it moves the same.")
+    ] = 7,
     start: Annotated[str, typer.Option(help="Where its clock begins; now where empty.")] = "",
     speed: Annotated[float, typer.Option(help="How much faster than real its clock goes.")] = 1.0,
     fault: Annotated[
@@ -452,7 +456,7 @@ def simulate(
     replay: Annotated[
         Path | None, typer.Option(help="Serve recorded payloads or 1-minute bars of a folder.")
     ] = None,
-    quiet: bool = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not list the addresses.")] = False,
 ) -> None:
     """Serve the simulated exchange, or a replay, on loopback until Ctrl-C."""
     from cryptomon_lib.simulator import serve

@@ -48,10 +48,17 @@ class Table:
     day_of: str | None = None
     # the order of rows in files that are written once and read often; empty: that of the key
     sorted_by: tuple[str, ...] = ()
+    # columns that are never null, beside those of key and partition
+    always: tuple[str, ...] = ()
 
     @property
     def column_names(self) -> list[str]:
         return [column.name for column in self.columns]
+
+    @property
+    def never_null(self) -> frozenset[str]:
+        """The columns that every row has a value of."""
+        return frozenset({*self.key, *self.partition_by, *self.always})
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -102,6 +109,7 @@ _TABLES = (
         key=("market_id", "collected_at"),
         partition_by=("source", "day"),
         day_of="collected_at",
+        always=("source", "exchange", "symbol", "kind"),
     ),
     Table(
         name="candles",
@@ -124,6 +132,7 @@ _TABLES = (
         key=("market_id", "interval_s", "opened_at"),
         partition_by=("source", "day"),
         day_of="opened_at",
+        always=("source", "exchange", "symbol", "kind", "open", "high", "low", "close", "collected_at"),
     ),
     Table(
         name="rollups_1h",
@@ -147,6 +156,7 @@ _TABLES = (
         day_of="hour_at",
         # nearly all who ask for all markets ask for one measure
         sorted_by=("measure", "market_id", "hour_at"),
+        always=("samples", "expected", "mean", "m2", "min", "max", "first", "last"),
     ),
     Table(
         name="latest",
@@ -192,6 +202,18 @@ _TABLES = (
         ),
         key=("market_id",),
         partition_by=(),
+        always=(
+            "source",
+            "exchange",
+            "symbol",
+            "kind",
+            "collected_at",
+            "samples_1h",
+            "expected_1h",
+            "samples",
+            "expected",
+            "as_of",
+        ),
     ),
     Table(
         name="alerts",
@@ -224,6 +246,7 @@ _TABLES = (
         key=("alert_id", "state", "at"),
         partition_by=("day",),
         day_of="at",
+        always=("rule", "market_id", "measure", "severity", "started_at", "evaluated_at"),
     ),
     Table(
         name="alert_rules",
@@ -266,6 +289,7 @@ _TABLES = (
         key=("notice_id", "state", "at"),
         partition_by=("day",),
         day_of="at",
+        always=("user", "attempts"),
     ),
     Table(
         name="holes",
@@ -283,6 +307,7 @@ _TABLES = (
         ),
         key=("subject", "measure", "from_at"),
         partition_by=(),
+        always=("minutes", "state", "found_at"),
     ),
     Table(
         name="findings",
@@ -300,9 +325,157 @@ _TABLES = (
         key=("check", "subject", "at"),
         partition_by=("day",),
         day_of="at",
+        always=("state", "severity", "says", "since_at"),
     ),
 )
 TABLES = {table.name: table for table in _TABLES}
+
+# columns of views that no table has, or that say something else there; by view, "" being every view
+_OF_VIEWS: dict[str, tuple[Column, ...]] = {
+    "": (
+        Column("at", "time", "UTC", "the moment of the value"),
+        Column("value", "number", "of the measure", "what it was"),
+        Column("average_1h", "number", "of the measure", "average of the hour before, the value itself left out"),
+        Column("stddev_1h", "number", "of the measure", "sample standard deviation of that hour"),
+        Column("ratio_1h", "number", "multiple", "the value of that average"),
+        Column("stddev_24h", "number", "of the measure", "sample standard deviation over 24 h"),
+        Column("samples", "count", "", "values that it is made of"),
+        Column("expected", "count", "", "values at one a minute"),
+        Column("place", "count", "", "1 is the most variable; ties share the better place"),
+        Column("places", "count", "", "how many have a place"),
+        Column("origin", "text", "", "where it is from: candle, tick, counter (since midnight), or mixed"),
+        Column("first_at", "time", "UTC", "the first of the window"),
+        Column("last_at", "time", "UTC", "the last of the window"),
+    ),
+    "candles_1m": (
+        Column("samples", "count", "", "1"),
+        Column("expected", "count", "", "1"),
+    ),
+    **{
+        f"candles_{length}": (
+            Column("samples", "count", "minutes", "minutes that have a price"),
+            Column("expected", "count", "minutes", "minutes that began"),
+        )
+        for length in ("5m", "1h", "1d")
+    },
+    "completeness": (
+        Column("measure", "text", "", "ticks (polls of the source), price or volume_1m of its followed markets"),
+        Column("markets", "count", "", "how many markets are followed; 1 for ticks"),
+        Column("samples", "count", "minutes", "minutes that are there, filled ones included"),
+        Column("filled", "count", "minutes", "of these, what no poll brought when it was due"),
+        Column("untraded", "count", "minutes", "minutes in which nothing was traded, as the exchange says"),
+        Column("lost", "count", "minutes", "minutes that cannot be had any more"),
+        Column("expected", "count", "minutes", "minutes of 24 h, of all markets together"),
+        Column("share", "number", "fraction", "samples and untraded of expected, 1 at most"),
+    ),
+    "freshness": (
+        Column("collected_at", "time", "UTC", "the newest tick"),
+        Column("age_s", "number", "s", "how old it is"),
+        Column("candle_at", "time", "UTC", "the end of the newest candle; null without candles"),
+        Column("candle_age_s", "number", "s", "how old that is"),
+    ),
+    "gaps": (
+        Column("minutes", "count", "minutes", "how many are missing from from_at to to_at"),
+        Column("untraded", "count", "minutes", "of these, without a trade, as the exchange says"),
+        Column("lost", "count", "minutes", "of these, what cannot be had any more"),
+        Column("open", "count", "minutes", "the rest: still to be asked for"),
+    ),
+    "market_summaries": (
+        Column("price_last", "number", "quote", "price of ticks"),
+        Column("price_high", "number", "quote", "high_24h of ticks"),
+        Column("price_low", "number", "quote", "low_24h of ticks"),
+        Column("price_change_percentage", "number", "percent", "change_24h_pct of ticks"),
+        Column("price_change_absolute", "number", "quote", "change_24h of ticks"),
+        Column("volume", "number", "base", "volume_24h of ticks"),
+        Column("volumequote", "number", "quote", "quote_volume_24h of ticks"),
+        Column("market", "text", "", "exchange of ticks"),
+        Column("asset", "text", "", "the pair: symbol of ticks"),
+        Column("created_at", "time", "UTC", "collected_at of ticks"),
+    ),
+    "markets": (
+        Column("first_at", "time", "UTC", "its first tick within 24 h"),
+        Column("last_at", "time", "UTC", "its newest tick"),
+        Column("samples", "count", "", "ticks in the last 24 h"),
+    ),
+    "move_1m": (
+        Column("at", "time", "UTC", "the end of the minute"),
+        Column("move_bps", "number", "bps", "how far the price moved in it, of the price before; never negative"),
+    ),
+    "movers": (
+        Column("at", "time", "UTC", "the newest price"),
+        Column("place_rise", "count", "", "1 rose most"),
+        Column("place_fall", "count", "", "1 fell most"),
+        Column("samples", "count", "", "as returns: earlier prices that there are"),
+        Column("expected", "count", "", "3"),
+    ),
+    "moving_averages": (
+        Column("moving_average_1h", "number", "of the measure", "average of the last hour, the newest included"),
+        Column("moving_average_24h", "number", "of the measure", "average of the last 24 h"),
+        Column("moving_average_7d", "number", "of the measure", "average of the last 7 days, from a full hour on"),
+        Column("samples_1h", "count", "", "values in the last hour"),
+        Column("expected_1h", "count", "", "60"),
+        Column("samples", "count", "", "values in the last 24 h"),
+        Column("expected", "count", "", "1,440"),
+        Column("samples_7d", "count", "", "values in the last 7 days"),
+        Column("expected_7d", "count", "", "10,080"),
+    ),
+    "newest_ticks": (
+        Column("first_at", "time", "UTC", "its first tick within 24 h"),
+        Column("samples", "count", "", "ticks in the last 24 h"),
+    ),
+    "now_1h": (
+        Column("value", "number", "of the measure", "the newest"),
+    ),
+    "price_gaps": (
+        Column("low_market_id", "text", "", "where it is cheapest"),
+        Column("low_price", "number", "quote", "the price there"),
+        Column("high_market_id", "text", "", "where it is dearest"),
+        Column("high_price", "number", "quote", "the price there"),
+        Column("gap_bps", "number", "bps", "how far apart they are, of the lower"),
+        Column("crossed_bps", "number", "bps", "highest bid above lowest ask; negative where nothing crosses"),
+        Column("oldest_at", "time", "UTC", "when the older of the prices was polled"),
+        Column("samples", "count", "", "exchanges with a price at most 2 minutes old"),
+        Column("expected", "count", "", "exchanges that list the pair"),
+    ),
+    "rank_24h": (
+        Column("samples", "count", "", "values in the last 24 h"),
+    ),
+    "returns": (
+        Column("at", "time", "UTC", "the newest price"),
+        Column("price", "number", "quote", "the newest"),
+        Column("price_1h", "number", "quote", "1 h before; null where none was at most 10 minutes old then"),
+        Column("price_24h", "number", "quote", "24 h before, likewise"),
+        Column("price_7d", "number", "quote", "7 days before the present hour, likewise"),
+        Column("samples", "count", "", "how many of the three there are"),
+        Column("expected", "count", "", "3"),
+    ),
+    "rolled": (
+        Column("rolled_until", "time", "UTC", "end of the newest hour that is rolled up; 1970 where none is"),
+    ),
+    "spread": (
+        Column("at", "time", "UTC", "the newest bid and ask"),
+        Column("average_1h_bps", "number", "bps", "average spread of the hour before"),
+        Column("ratio_1h", "number", "multiple", "the spread of that average"),
+    ),
+    "volatility": (
+        Column("volatility_7d_pct", "number", "percent a day", "the same over 7 days"),
+        Column("samples", "count", "", "hourly returns in 24 h"),
+        Column("expected", "count", "", "24"),
+        Column("samples_7d", "count", "", "hourly returns in 7 days"),
+        Column("expected_7d", "count", "", "168"),
+    ),
+    "volume_1m": (
+        Column("at", "time", "UTC", "the end of the minute"),
+        Column("volume", "number", "base", "traded in the minute"),
+        Column("origin", "text", "", "candle, or counter: the difference of a counter since midnight"),
+    ),
+    "zscore_1h": (
+        Column("value", "number", "of the measure", "the newest"),
+        Column("zscore_1h", "number", "deviations", "the newest value from the hour's average; negative below"),
+    ),
+}  # fmt: skip
+# whose words hold for a column of a view that nobody above speaks of, the first first
+_LENDERS = ("ticks", "candles", "rollups_1h", "latest", "holes")
 
 # columns that a view of this name promises; more may be added, none taken away
 CONTRACTS = {
@@ -347,6 +520,13 @@ CONTRACTS = {
         "created_at",
     ),
 }
+
+
+def column_of(view: str, name: str) -> Column | None:
+    """What a column of a view is; None where only the view's header can say."""
+    own = (*_OF_VIEWS.get(view, ()), *(TABLES[view].columns if view in TABLES else ()), *_OF_VIEWS[""])
+    lent = (column for table in _LENDERS for column in TABLES[table].columns)
+    return next((column for column in (*own, *lent) if column.name == name), None)
 
 
 @cache

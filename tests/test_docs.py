@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from cryptomon_lib import cli, sql
+from cryptomon_lib import catalogue, cli, commands, dictionary, sql
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.monitor import open_monitor
 from cryptomon_lib.tables import TABLES
@@ -92,3 +92,17 @@ def test_the_exit_codes_of_the_readme_are_those_of_the_errors():
     }
 
     assert meant | {0, 130} == told
+
+
+@pytest.mark.parametrize("written", [catalogue, dictionary, commands], ids=lambda module: module.PAGE)
+def test_a_page_that_comes_from_code_is_what_make_docs_writes(written):
+    kept = (PROJECT / written.PAGE).read_text(encoding="utf-8")
+
+    assert kept == written.page(), f"{written.PAGE} is not what the code says: run `make docs`"
+    assert "|  |  |  |" not in kept or written is not commands
+
+
+def test_every_argument_and_option_says_what_it_is_for():
+    for name, command in commands.commands():
+        assert command.help, name
+        assert [each.name for each in command.params if not each.help] == [], name

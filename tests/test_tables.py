@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta, timezone
 import pyarrow as pa
 import pytest
 
-from cryptomon_lib import sql
+from cryptomon_lib import lint, sql, tables
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.lake import Batch
-from cryptomon_lib.tables import ARROW_TYPES, CONTRACTS, TABLES, day_of, empty, schema
+from cryptomon_lib.tables import ARROW_TYPES, CONTRACTS, TABLES, column_of, day_of, empty, schema
 
 AT = datetime(2026, 7, 27, 23, 59, 59, 999_000, tzinfo=UTC)
 # what others build on: the design's tables, their keys, partitions and columns beside the key
@@ -127,3 +127,32 @@ def test_a_day_is_that_of_utc_and_is_not_rounded_up():
     assert day_of(AT) == "2026-07-27"
     assert day_of(AT + timedelta(milliseconds=1)) == "2026-07-28"
     assert day_of(datetime(2026, 7, 28, 1, tzinfo=timezone(timedelta(hours=2)))) == "2026-07-27"
+
+
+@pytest.mark.parametrize("name", sql.views(sql.FOLDER))
+def test_every_column_of_a_view_says_its_meaning_there_or_in_the_view_s_header(name):
+    view = sql.views(sql.FOLDER)[name]
+    for column, kind in lint.columns(name).items():
+        known = column_of(name, column)
+        if known is None:
+            assert column in f"{view.says} {view.units} {view.why}", (
+                f"views/{name}.sql: nobody says what {column} is: its header, or _OF_VIEWS in tables.py"
+            )
+        else:
+            assert (known.type, known.unit == "UTC") == (kind, kind == "time"), column
+            assert known.meaning
+
+
+def test_what_is_said_of_a_view_s_column_is_of_one_that_it_has():
+    for name, columns in tables._OF_VIEWS.items():
+        has = (
+            lint.columns(name)
+            if name
+            else {one for view in sql.views(sql.FOLDER) for one in lint.columns(view)}
+        )
+        assert [column.name for column in columns if column.name not in has] == [], name
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_is_never_null_is_a_column(name):
+    assert TABLES[name].never_null <= set(TABLES[name].column_names)
