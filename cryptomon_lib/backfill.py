@@ -141,7 +141,8 @@ def fill_holes(
     exchanges: empty takes those of the params that have candles. as_of: replay: that moment is now.
     seconds: no call begins later than this; the next run goes on. progress: called with calls done and calls in all.
 
-    Raises ConfigError: an unknown exchange, or none with candles. UnknownMarket: no exchange has one of markets.
+    Raises ConfigError: an unknown exchange, or none with candles of those or for the markets that were asked for (where
+    nothing was asked for and nothing has candles, nothing is filled). UnknownMarket: no exchange has one of markets.
     StorageError, CommitConflict: the root cannot be read or written. A call that fails leaves its hole open.
     """
     now = _now(as_of)
@@ -199,7 +200,8 @@ class _Run:
         """Which markets to look after."""
         names = list(exchanges or self.monitor.settings.exchanges)
         with_candles = [name for name in names if hasattr(known.get(name), "candles_request")]
-        if not with_candles:
+        # the schedule runs it for whatever is polled; only who asks for something is told that it cannot be
+        if not with_candles and (exchanges or markets):
             raise ConfigError(f"None of {', '.join(names) or 'no exchanges'} has candles to fill holes from.")
         wanted = {market.upper() for market in markets or self.monitor.settings.watchlist}
         # what an earlier run was asked for and could not fill is not forgotten

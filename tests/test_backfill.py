@@ -442,6 +442,14 @@ def test_what_nobody_has_is_an_error_that_names_the_nearest(polled):
         fill_holes(polled, "1h", ["BTC-USD"], ["cryptowatch"], as_of=START)
 
 
+def test_where_no_exchange_has_candles_the_scheduled_run_has_nothing_to_do(local, open_at):
+    monitor = open_at(local.storage.root, exchanges=["cryptowatch"], watchlist=["BTC-USD"])
+    done = fill_holes(monitor, as_of=START)
+    assert done.calls == 0 and done.table.empty
+    with pytest.raises(ConfigError, match="None of cryptowatch has candles"):
+        fill_holes(monitor, markets=["BTC-USD"], as_of=START)
+
+
 def test_calls_keep_to_their_share_of_the_budget(local, open_at, simulator, monkeypatch):
     monitor = open_at(
         local.storage.root, hosts=simulator.hosts, calls_per_min={"coinbase": 600}, backfill={"share": 0.5}
