@@ -67,6 +67,7 @@ RETENTION = {
         "ticks": 5,
         "candles": 8,
         "rollups_1h": 12,
+        "ticks_1h": 6,
         "alerts": 10,
         "notices": 10,
         "findings": 10,

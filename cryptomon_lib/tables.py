@@ -81,6 +81,18 @@ _MARKET = (
     Column("quote", "text", "", "the currency that prices are in"),
     Column("kind", "text", "", "spot, perpetual or future"),
 )
+_TOLD = (
+    Column("price", "number", "quote", "last trade; null where there was none in 24 h"),
+    Column("bid", "number", "quote", "best bid"),
+    Column("ask", "number", "quote", "best ask"),
+    Column("open_24h", "number", "quote", "price 24 h ago, where the API gives it"),
+    Column("high_24h", "number", "quote", "highest trade of the last 24 h"),
+    Column("low_24h", "number", "quote", "lowest trade of the last 24 h"),
+    Column("change_24h", "number", "quote", "price now less price 24 h ago"),
+    Column("change_24h_pct", "number", "percent", "the same, of the price 24 h ago"),
+    Column("volume_24h", "number", "base", "traded in the last 24 h, rolling; not the minute's volume"),
+    Column("quote_volume_24h", "number", "quote", "the same in quote currency; null where not given"),
+)
 _DAY = Column("day", "text", "YYYY-MM-DD", "UTC date of the row; partition")
 
 _TABLES = (
@@ -90,18 +102,7 @@ _TABLES = (
         columns=(
             *_MARKET,
             Column("collected_at", "time", "UTC", "when the answer arrived"),
-            Column("price", "number", "quote", "last trade; null where there was none in 24 h"),
-            Column("bid", "number", "quote", "best bid"),
-            Column("ask", "number", "quote", "best ask"),
-            Column("open_24h", "number", "quote", "price 24 h ago, where the API gives it"),
-            Column("high_24h", "number", "quote", "highest trade of the last 24 h"),
-            Column("low_24h", "number", "quote", "lowest trade of the last 24 h"),
-            Column("change_24h", "number", "quote", "price now less price 24 h ago"),
-            Column("change_24h_pct", "number", "percent", "the same, of the price 24 h ago"),
-            Column(
-                "volume_24h", "number", "base", "traded in the last 24 h, rolling; not the minute's volume"
-            ),
-            Column("quote_volume_24h", "number", "quote", "the same in quote currency; null where not given"),
+            *_TOLD,
             Column("volume_today", "number", "base", "traded since 00:00 UTC, where the API counts so"),
             Column("exchange_at", "time", "UTC", "the exchange's own time of the row, where it gives one"),
             _DAY,
@@ -157,6 +158,23 @@ _TABLES = (
         # nearly all who ask for all markets ask for one measure
         sorted_by=("measure", "market_id", "hour_at"),
         always=("samples", "expected", "mean", "m2", "min", "max", "first", "last"),
+    ),
+    Table(
+        name="ticks_1h",
+        meaning="Each market's last tick of one hour as it came, and how many ticks the hour had.",
+        columns=(
+            *_MARKET,
+            Column("hour_at", "time", "UTC", "start of the hour"),
+            Column("collected_at", "time", "UTC", "when the hour's last answer arrived"),
+            *_TOLD,
+            Column("exchange_at", "time", "UTC", "the exchange's own time of the row, where it gives one"),
+            Column("first_at", "time", "UTC", "when the hour's first answer arrived"),
+            Column("samples", "count", "", "ticks in the hour"),
+            _DAY,
+        ),
+        key=("market_id", "hour_at"),
+        partition_by=("day",),
+        day_of="hour_at",
     ),
     Table(
         name="latest",

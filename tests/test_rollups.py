@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from test_flatten import kill_at
 
+from cryptomon_lib import sql
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.errors import CommitConflict
 from cryptomon_lib.lake import Batch
@@ -207,6 +208,8 @@ def test_what_there_is_no_time_for_is_left_to_the_next_run(local, fill, stored, 
         slow.setattr("cryptomon_lib.rollups.time.monotonic", lambda: next(clock))
         done = roll_up(local, now, seconds=2)
     assert (done.hours, done.left, done.until) == (4, 1, BEGIN + 4 * HOUR)
+    # those of ticks come after: all five are left
+    assert (done.ticks.hours, done.unfinished) == (0, 6)
     assert roll_up(local, now).computed == [BEGIN + 4 * HOUR]
     # hours of late rows are not left: they would be begun from the first one again
     fill(local, BEGIN, 300, markets=["kraken:kraken:LATE-USD"])
@@ -315,13 +318,113 @@ def test_another_text_of_the_view_is_told_until_all_is_rebuilt(local, fill, monk
 
     fill(local, BEGIN, 60)
     roll_up(local, BEGIN + HOUR + 5 * MINUTE)
-    monkeypatch.setattr(rollups, "_fingerprint", lambda: 7)
+    monkeypatch.setattr(rollups, "_fingerprint", lambda kind: 7)
     fill(local, BEGIN + HOUR, 60)
     assert roll_up(local, BEGIN + 2 * HOUR + 5 * MINUTE).stale
     assert roll_up(local, BEGIN + 2 * HOUR + 5 * MINUTE, rebuild=True, since=BEGIN + HOUR).stale is False
     assert roll_up(local, BEGIN + 2 * HOUR + 6 * MINUTE).stale
     roll_up(local, BEGIN + 2 * HOUR + 7 * MINUTE, rebuild=True)
     assert not roll_up(local, BEGIN + 2 * HOUR + 8 * MINUTE).stale
+
+
+# ---- ticks: the last of each hour and how many there were
+
+
+SILENT = {"NOW": 0, "MINUTES": 7, "HALF": 35, "HOURS": 200, "DAY": 23 * 60 + 50, "GONE": 24 * 60 + 5}
+NOON = datetime(2026, 7, 28, 12, 20, 30, tzinfo=UTC)
+
+
+def write_silent_ones(monitor, table_of, name="a", every=1, silent=SILENT):
+    """Writes 25 h of ticks until NOON of markets that fell silent so many minutes ago, with holes; gives the rows."""
+    rows = [
+        tick(f"kraken:kraken:{market}-USD", NOON - minute * MINUTE, 3)
+        # what a market is said to be may change
+        | {"kind": "spot" if minute < 300 else "future", "quote": "USD"}
+        for market, minutes in silent.items()
+        for minute in range(minutes, 25 * 60, every)
+        if minute % 7 != 3 and not 420 < minute < 470
+    ]
+    monitor.lake.append("ticks", [Batch(name, table_of("ticks", rows))])
+    return rows
+
+
+def newest_of(rows, now):
+    """{market_id: (newest row's time, price and kind, the first's time, their number)} of 24 h, in plain Python."""
+    found = {}
+    for row in sorted(rows, key=lambda row: row["collected_at"]):
+        if now - 24 * HOUR < row["collected_at"] <= now:
+            found.setdefault(row["market_id"], []).append(row)
+    return {
+        market: (
+            own[-1]["collected_at"].replace(tzinfo=None),
+            own[-1]["price"],
+            own[-1]["kind"],
+            own[0]["collected_at"].replace(tzinfo=None),
+            len(own),
+        )
+        for market, own in found.items()
+    }
+
+
+def newest_in(monitor, now):
+    text = "select market_id, collected_at, price, kind, first_at, samples, expected from newest_ticks"
+    rows = Engine(monitor, now).query(text).to_pylist()
+    found = {row.pop("market_id"): tuple(row.values()) for row in rows}
+    assert len(found) == len(rows) and {row[-1] for row in found.values()} == {1440}
+    return {market: row[:-1] for market, row in found.items()}
+
+
+@pytest.mark.parametrize("hours", [0, 1, 5, 30], ids="all but the last {} h rolled up".format)
+def test_the_newest_ticks_are_the_same_whatever_is_rolled_up(hours, local, table_of, stored):
+    rows = write_silent_ones(local, table_of)
+    assert newest_in(local, NOON) == newest_of(rows, NOON)
+    done = roll_up(local, NOON - hours * HOUR)
+    until = NOON.replace(minute=0, second=0) - hours * HOUR
+    assert done.ticks.hours == max(0, 25 - hours)
+    assert sorted({row["hour_at"] for row in stored(local, "ticks_1h")}) == [
+        until - n * HOUR for n in range(25 - hours, 0, -1)
+    ]
+    markets = newest_in(local, NOON)
+    assert markets == newest_of(rows, NOON) and len(markets) == len(SILENT) - 1
+    # at the full hour, and as of a moment that lies before what is rolled up
+    for now in (NOON.replace(minute=0, second=0), NOON - 2 * HOUR, NOON - 90 * MINUTE):
+        assert newest_in(local, now) == newest_of(rows, now)
+
+
+def test_late_ticks_are_counted_when_they_are_rolled_up(local, table_of, stored):
+    rows = write_silent_ones(local, table_of)
+    roll_up(local, NOON)
+    rows += write_silent_ones(local, table_of, "late", 60, {"LATE": 90, "OTHER": 240})
+    assert roll_up(local, NOON).ticks.dirty > 0
+    assert newest_in(local, NOON) == newest_of(rows, NOON)
+    kept = stored(local, "ticks_1h")
+    assert len(kept) == len({(row["market_id"], row["hour_at"]) for row in kept})
+    assert sum(row["samples"] for row in kept) == sum(
+        row["collected_at"] < NOON.replace(minute=0, second=0) for row in rows
+    )
+
+
+@pytest.fixture(scope="module")
+def both(table_of, tmp_path_factory):
+    """Engines on the same ticks, late ones among them, with all that is closed rolled up and with nothing."""
+    engines = []
+    for name in ("rolled", "direct"):
+        monitor = open_monitor("local", flags={"root": str(tmp_path_factory.mktemp(name))})
+        write_silent_ones(monitor, table_of)
+        write_silent_ones(monitor, table_of, "late", 60, {"LATE": 90, "OTHER": 240})
+        engines.append(Engine(monitor, NOON))
+    roll_up(engines[0].monitor, NOON)
+    return engines
+
+
+@pytest.mark.parametrize("view", ["newest_ticks", "markets", "rank_24h", "movers", "spread", "latest"])
+def test_views_of_now_are_the_same_with_roll_ups_and_without(view, both):
+    text = f"select * from {view} order by {', '.join(sql.views()[view].grain)}"
+    rolled, direct = (engine.query(text) for engine in both)
+    assert rolled.schema == direct.schema and rolled.num_rows == direct.num_rows > 0
+    for column in rolled.column_names:
+        for one, other in zip(rolled[column].to_pylist(), direct[column].to_pylist(), strict=True):
+            assert one == other or one == pytest.approx(other, rel=1e-9), column
 
 
 # ---- two at once, kill -9
