@@ -470,6 +470,9 @@ _OF_VIEWS: dict[str, tuple[Column, ...]] = {
     "rolled": (
         Column("rolled_until", "time", "UTC", "end of the newest hour that is rolled up; 1970 where none is"),
     ),
+    "rolled_ticks": (
+        Column("rolled_until", "time", "UTC", "end of the newest hour of ticks_1h; 1970 where there is none"),
+    ),
     "spread": (
         Column("at", "time", "UTC", "the newest bid and ask"),
         Column("average_1h_bps", "number", "bps", "average spread of the hour before"),
