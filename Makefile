@@ -7,11 +7,11 @@ READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit notebooks test-trino format tour docs lab dashboard simulate screenshots bench soak day lock clean
+.PHONY: help run test lint unit notebooks notebooks-on test-trino format tour docs lab dashboard simulate screenshots bench soak day lock clean
 
 help:  ## list the targets
 	@echo "make TARGET [PARAMS=local|live|dev|staging|prod]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY)  ## run the whole monitor with its dashboard, until Ctrl-C
 	@$(BIN)/cryptomon up --environment $(PARAMS)
@@ -34,6 +34,13 @@ notebooks: $(READY)  ## run every notebook, the tour compared with its outputs
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval notebooks/0*.ipynb && \
 	$(BIN)/python -m pytest -q -p no:cacheprovider --nbval-current-env --nbval-cell-timeout 300 \
 		--nbval-lax notebooks/[1-9]*.ipynb notebooks/dashboard.ipynb
+
+# what they are there for is done, on the environment's data and with its engine; for a deployed one its credentials are needed
+notebooks-on: $(READY)  ## run the jobs' notebooks as tests on an environment: PARAMS=staging
+	@mkdir -p .cryptomon; copies=$$(mktemp -d .cryptomon/notebooks-XXXXXX); trap 'rm -rf "$$copies"' EXIT; \
+	$(BIN)/python scripts/notebooks_for.py $(PARAMS) "$$copies" && \
+	$(BIN)/python -m pytest -q -p no:cacheprovider --nbval-current-env --nbval-cell-timeout 900 --timeout 1200 \
+		--nbval-lax "$$copies"
 
 # about 1 GB, fetched once; 2 GB of memory; says what is missing where there is no Java or no Maven
 test-trino: $(READY)  ## compare every view on a real Trino with DuckDB

@@ -21,7 +21,7 @@ _HEAD = """\
 
 Written by `make docs` from the command line itself, which says the same: `cryptomon --help`, `cryptomon COMMAND --help`.
 The command is `.venv/bin/cryptomon`; `source .venv/bin/activate` makes it `cryptomon`. What exit codes mean stands in the
-[README](../README.md#run-operators).
+[operators' page](operator.md#exit-codes).
 
 **`-e`** is `--environment NAME`, a file of `params/` without its ending; `local` where nothing else is said.
 **`--set`** is a setting for this one call, as `--set fetch.attempts=2`; it may be given several times.

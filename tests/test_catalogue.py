@@ -1,4 +1,4 @@
-"""docs/exchanges.md is what the modules say, and the README's file of one more exchange is one."""
+"""docs/exchanges.md is what the modules say, and the file of one more exchange that developers are shown is one."""
 
 import json
 import re
@@ -37,8 +37,10 @@ def test_a_module_says_its_source_its_limit_and_where_each_column_comes_from(nam
 
 @pytest.fixture
 def cryptocom(tmp_path):
-    """The README's file in the folder of exchanges, as far as this test goes."""
-    (code,) = re.findall(r"```py\n(.*?)```", (PROJECT / "README.md").read_text(encoding="utf-8"), re.S)
+    """That file in the folder of exchanges, as far as this test goes."""
+    (code,) = re.findall(
+        r"```py\n(.*?)```", (PROJECT / "docs" / "developer.md").read_text(encoding="utf-8"), re.S
+    )
     (tmp_path / "cryptocom.py").write_text(code, encoding="utf-8")
     caches = (exchanges.names, exchanges.get, exchanges.by_host)
     exchanges.__path__.append(str(tmp_path))
@@ -59,7 +61,7 @@ ROWS = [
 ]  # fmt: skip
 
 
-def test_one_more_exchange_is_the_one_file_that_the_readme_shows(cryptocom, tmp_path, open_at, stored):
+def test_one_more_exchange_is_the_one_file_that_is_shown(cryptocom, tmp_path, open_at, stored):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             body = json.dumps(self.server.answer).encode()
