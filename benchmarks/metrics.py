@@ -33,6 +33,8 @@ import pyarrow.parquet as pq
 from _measure import cryptowatch_body, in_turn, say_peak
 
 from cryptomon_lib import Engine, open_monitor, sql
+from cryptomon_lib.compact import _GROUP as GROUPS
+from cryptomon_lib.compact import _STRETCHES as STRETCHES
 from cryptomon_lib.engines.duckdb import Backend
 from cryptomon_lib.exchanges import flatten, request
 from cryptomon_lib.payloads import Payload
@@ -43,7 +45,7 @@ NOW = datetime(2026, 1, 31, 13, 20, 30, tzinfo=UTC)
 TODAY = NOW.replace(hour=0, minute=0, second=0)
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 # rows of a row group, as compaction writes them
-GROUP = 50_000
+GROUP, DAY_GROUP = GROUPS["hour"], GROUPS["day"]
 CLOCK = "cast(current_timestamp at time zone 'UTC' as timestamp(3))"
 CONTENDERS = ("engine", "floor", "pandas", "polars", "JSON lines")
 
@@ -70,7 +72,7 @@ class Feed:
 
     def minutes(self, begin: datetime, count: int) -> Iterator[pa.Table]:
         """All markets over so many minutes, sorted by market and time, a row group at a time."""
-        size = max(1, GROUP // count)
+        size = max(1, (DAY_GROUP if count > 60 else GROUP) // count)
         for first in range(0, self.rows.num_rows, size):
             yield self._part(slice(first, min(first + size, self.rows.num_rows)), begin, count)
 
@@ -122,6 +124,14 @@ def _digits(values: np.ndarray, count: int) -> np.ndarray:
         return np.where(np.isfinite(scale), np.round(values * scale) / scale, values)
 
 
+def pieces(feed: Feed, begin: datetime, count: int) -> Iterator[pa.Table]:
+    """As `Feed.minutes`, a large day in the stretches of time that compaction sorts it in."""
+    rows = count * feed.rows.num_rows
+    parts = next((one for one in STRETCHES if count == 1440 and one * DAY_GROUP <= rows), 1)
+    for part in range(parts):
+        yield from feed.minutes(begin + MINUTE * (count // parts * part), count // parts)
+
+
 def generate(folder: Path, markets: int, days: int) -> dict[int, str]:
     """A root of so many closed days and today, and one of yesterday and today that shares its files; by days."""
     feed, began = Feed(markets), time.perf_counter()
@@ -133,7 +143,7 @@ def generate(folder: Path, markets: int, days: int) -> dict[int, str]:
     files = []
     for begin, count, label in spans:
         partition = {"source": "cryptowatch", "day": f"{begin:%Y-%m-%d}"}
-        files.append(lakes[days].write("ticks", partition, feed.minutes(begin, count), label))
+        files.append(lakes[days].write("ticks", partition, pieces(feed, begin, count), label))
         if begin >= TODAY - DAY and days != 1:
             there = Path(lakes[1].uri("ticks")) / files[-1].path
             there.parent.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,10 @@ VACUUM_AFTER = HOUR
 _BUCKET = 480_000
 # rows of a row group: who asks for one market reads the file's footer, which grows with their number, and one group
 _GROUP = {"hour": 50_000, "day": 200_000}
+# a day is parted into at most so many stretches of time, each sorted by market: what is asked of all markets as of 24 h
+# ago then reads an eighth of it, and one market's day is still as many row groups
+_STRETCHES = (8, 6, 4, 3, 2, 1)
+_BY_TIME = ("ticks", "candles")
 _MEMORY = "400MB"
 # so many files a day are joined as they are; more become hours first, whose sorted files are cheap to merge
 _FILES = 48
@@ -266,6 +270,7 @@ class _Sorted:
     def __init__(self, monitor: Monitor, join: Join):
         self._storage = monitor.storage
         self._table, self._group = join.table, _GROUP[join.span]
+        self._stretches = _stretches(join)
         self._files = [f"{monitor.lake.uri(join.table)}/{path}".removeprefix("s3://") for path in join.paths]
 
     def __enter__(self) -> "_Sorted":
@@ -293,7 +298,8 @@ class _Sorted:
         self._folder.cleanup()
 
     def groups(self) -> Iterator[pa.Table]:
-        """Row groups: the rows of a value of the first column are in one of them, or fill several.
+        """Row groups, by stretches of time: the rows that one has of a value of the first column are in one group, or
+        fill several.
 
         Raises OSError: names the file that cannot be read, before any row is asked for.
         """
@@ -313,22 +319,24 @@ class _Sorted:
 
     def _groups(self) -> Iterator[pa.Table]:
         lead = TABLES[self._table].order[0]
-        for values in _batched(self._counts(lead), _BUCKET):
-            # a value that is null sorts last, and is in the last part
-            low, last = values[0][0], values[-1][0]
-            rows = self._rows(lead, low, last)
-            begin = 0
-            for group in _batched(values, self._group):
-                length = sum(count for _, count in group)
-                for start in range(begin, begin + length, self._group):
-                    yield rows.slice(start, min(self._group, begin + length - start))
-                begin += length
+        for when in self._stretches:
+            for values in _batched(self._counts(lead, when), _BUCKET):
+                # a value that is null sorts last, and is in the last part
+                rows = self._rows(lead, values[0][0], values[-1][0], when)
+                begin = 0
+                for group in _batched(values, self._group):
+                    length = sum(count for _, count in group)
+                    for start in range(begin, begin + length, self._group):
+                        yield rows.slice(start, min(self._group, begin + length - start))
+                    begin += length
 
-    def _counts(self, lead: str) -> list[tuple[str, int]]:
-        counted = f'select "{lead}", count(*) from {self._source()} group by 1 order by 1 nulls last'
+    def _counts(self, lead: str, when: str) -> list[tuple[str, int]]:
+        counted = (
+            f'select "{lead}", count(*) from {self._source()} where {when} group by 1 order by 1 nulls last'
+        )
         return self._run(counted).fetchall()
 
-    def _rows(self, lead: str, low, last) -> pa.Table:
+    def _rows(self, lead: str, low, last, when: str) -> pa.Table:
         columns = ", ".join(f'"{column}"' for column in file_schema(self._table).names)
         order = ", ".join(f'"{column}" nulls last' for column in TABLES[self._table].order)
         bound = {
@@ -337,7 +345,7 @@ class _Sorted:
             (True, True): f'"{lead}" is null',
         }[(low is None, last is None)]
         given = [value for value in (low, last) if value is not None]
-        text = f"select {columns} from {self._source()} where {bound} order by {order}"
+        text = f"select {columns} from {self._source()} where {bound} and {when} order by {order}"
         return self._run(text, given).to_arrow_table()
 
     def _source(self) -> str:
@@ -351,6 +359,20 @@ class _Sorted:
 
     def _run(self, text: str, given: Sequence = ()) -> duckdb.DuckDBPyRelation:
         return self._connection.sql(text, params=list(given) or None)
+
+
+def _stretches(join: Join) -> list[str]:
+    """Conditions that part the rows of a join by time, in order; every row meets one. So many as may fill row groups."""
+    if join.span != "day" or join.table not in _BY_TIME:
+        return ["true"]
+    number = next((one for one in _STRETCHES if one * _GROUP["day"] <= join.rows), 1)
+    column, begins = TABLES[join.table].day_of, datetime.fromisoformat(dict(join.partition)["day"])
+    ends = [f"timestamptz '{begins + DAY / number * one} UTC'" for one in range(1, number)]
+    afters = [f'"{column}" >= {end}' for end in ends]
+    befores = [f'("{column}" >= {end}) is not true' for end in ends]
+    return [
+        f"{after} and {before}" for after, before in zip(["true", *afters], [*befores, "true"], strict=True)
+    ]
 
 
 def _batched(counts: Sequence[tuple[str, int]], most: int) -> Iterator[list[tuple[str, int]]]:

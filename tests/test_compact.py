@@ -121,6 +121,28 @@ def test_one_market_s_read_of_a_closed_day_is_one_row_group(local, fill, monkeyp
     ]
 
 
+def test_a_large_day_is_sorted_by_market_in_stretches_of_time(local, fill, stored, monkeypatch):
+    monkeypatch.setitem(compact._GROUP, "day", 8)
+    # 7 hours before noon and 5 after, the first and the last minute of the day among them: 56 rows in 6 stretches
+    moments = [NOON + hour * HOUR for hour in (-12, -11, -9, -8, -5, -4, -1, 0, 2, 4, 8)]
+    for at in [*moments, NOON + DAY / 2 - MINUTE, NOON + 30 * MINUTE, NOON + 5 * HOUR]:
+        fill(local, at, 1)
+    before = stored(local, "ticks")
+    assert compact_tables(local, NOON + DAY).days == 1
+    (rows,) = file_rows(local)
+    assert len(rows) == 56 and stored(local, "ticks") == before
+    assert rows == sorted(
+        rows, key=lambda row: (row["collected_at"].hour // 4, row["market_id"], row["collected_at"])
+    )
+    (file,) = local.lake.files("ticks")
+    described = pq.ParquetFile(file.path)
+    column = described.schema_arrow.names.index("collected_at")
+    groups = map(described.metadata.row_group, range(described.num_row_groups))
+    spans = [group.column(column).statistics for group in groups]
+    assert len(spans) >= 6
+    assert all(one.min.hour // 4 == one.max.hour // 4 for one in spans)
+
+
 def test_the_log_says_of_a_joined_file_what_it_said_of_the_files_before(local, fill):
     fill(local, NOON, 3)
     lake = local.lake
