@@ -94,6 +94,7 @@ $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# uv does in seconds what takes pip minutes; where it cannot (an index that only pip is told of), pip does it
 	@$(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes \
-		--requirement requirements.lock || $(PIP) --require-hashes --requirement requirements.lock
+		--requirement requirements.lock || { echo "uv could not (see above); pip does it, which takes minutes …"; \
+		$(PIP) --require-hashes --requirement requirements.lock; }
 	@$(PIP) --no-deps --editable .
 	@touch $(READY)

@@ -7,11 +7,7 @@ Run: python scripts/notebooks_for.py ENVIRONMENT FOLDER
 import sys
 from pathlib import Path
 
-from papermill.iorw import load_notebook_node, write_ipynb
-from papermill.parameterize import parameterize_notebook
-
 from cryptomon_lib.config import home, load_settings
-from cryptomon_lib.run import declared_parameters
 
 # the tours make up their own data, and are compared by `make notebooks`
 PATTERNS = ("[1-9]*.ipynb", "dashboard.ipynb")
@@ -25,6 +21,12 @@ def prepare(environment: str, folder: Path) -> list[Path]:
     Raises ConfigError: there is no such environment.
     """
     load_settings(environment)
+    # seconds to import, and a wrong name is told at once
+    from papermill.iorw import load_notebook_node, write_ipynb
+    from papermill.parameterize import parameterize_notebook
+
+    from cryptomon_lib.run import declared_parameters
+
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for path in [path for pattern in PATTERNS for path in sorted((home() / "notebooks").glob(pattern))]:

@@ -27,6 +27,7 @@ from cryptomon_lib.monitor import open_monitor
 from cryptomon_lib.receivers import load_users
 from cryptomon_lib.rules import load_rules
 from cryptomon_lib.schedule import load_schedule
+from cryptomon_lib.tables import TABLES
 
 PROJECT = Path(__file__).parent.parent
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -377,6 +378,16 @@ def test_a_page_that_comes_from_code_is_what_make_docs_writes(written):
     kept = (PROJECT / written.PAGE).read_text(encoding="utf-8")
 
     assert kept == written.page(), f"{written.PAGE} is not what the code says: run `make docs`"
+
+
+@pytest.mark.parametrize("name", ["ticks", "candles", *sql.views(sql.FOLDER)])
+def test_what_the_dictionary_says_is_never_null_is_not(name, filled):
+    engine = Engine(open_monitor("local", flags={"root": str(filled)}))
+    never = TABLES[name].never_null if name in ("ticks", "candles") else set(sql.views()[name].grain)
+    rows = engine.query(f"select {', '.join(sorted(never))} from {name}")
+
+    assert {column: rows[column].null_count for column in never if rows[column].null_count} == {}
+    assert rows.num_rows or name not in ("ticks", "candles", "measures", "newest_ticks")
 
 
 def test_every_argument_and_option_says_what_it_is_for():
