@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
@@ -33,6 +33,9 @@ _SPAN = re.compile(r"(\d+)\s*(min|h|d)")
 _UNITS = {"min": "minutes", "h": "hours", "d": "days"}
 # stands for "now" in the spelled text until a query knows the moment
 _NOW = "$$now$$"
+# the view that a tick computes once and keeps, for whoever asks for it after
+NOW_1H = "now_1h"
+_NOW_TEXT = "cast(current_timestamp at time zone 'UTC' as timestamp(3))"
 _PLACE = re.compile(r'"\$\$place (\d+)\$\$"')
 # the one clock, as Trino text
 _CLOCK = re.compile(
@@ -67,6 +70,7 @@ class View:
 
 
 _mine: list[Path] = []
+_with_kept: dict[str, Mapping] = {}
 
 
 def use_views(folder: Path | str) -> Path:
@@ -197,6 +201,19 @@ def needed(names: frozenset[str], known: Mapping[str, View]) -> tuple[list[str],
     for name in names:
         walk(name, None)
     return [name for name in known if name in used], tables
+
+
+def with_kept(known: Mapping[str, View]) -> Mapping[str, View]:
+    """The views with `now_1h` read from the table that a tick kept it as, in place of computed; the same for the same."""
+    if _with_kept.get("of") is not known:
+        view = known[NOW_1H]
+        text = (
+            f"select {', '.join(view.tree.named_selects)} from stored_{NOW_1H} "
+            f"where at > {_NOW_TEXT} - interval '10' minute"
+        )
+        kept = replace(view, text=text, reads=frozenset({f"stored_{NOW_1H}"}))
+        _with_kept.update(of=known, views={**known, NOW_1H: kept})
+    return _with_kept["views"]
 
 
 def parse(text: str) -> exp.Expression:

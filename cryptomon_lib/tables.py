@@ -234,6 +234,24 @@ _TABLES = (
         ),
     ),
     Table(
+        name="now_1h",
+        meaning="The view of this name, once a tick: each newest value beside the average of the hour before it.",
+        columns=(
+            Column("market_id", "text", "", "see ticks"),
+            Column("measure", "text", "", "see the view measures"),
+            Column("at", "time", "UTC", "the newest value's"),
+            Column("value", "number", "of the measure", "the newest"),
+            Column("average_1h", "number", "of the measure", "average of the hour before it"),
+            Column("stddev_1h", "number", "of the measure", "sample standard deviation of that hour"),
+            Column("ratio_1h", "number", "multiple", "the value of the average"),
+            Column("samples", "count", "", "values in the hour before"),
+            Column("expected", "count", "", "values at one a minute"),
+            Column("as_of", "time", "UTC", "the moment that it was computed for"),
+        ),
+        key=("market_id", "measure"),
+        partition_by=(),
+    ),
+    Table(
         name="alerts",
         meaning="A transition of an alert: what it was, what it was held against, and whether to tell people.",
         columns=(

@@ -11,6 +11,7 @@ from deltalake import write_deltalake
 from cryptomon_lib import metrics
 from cryptomon_lib.compact import compact_tables
 from cryptomon_lib.engine import Engine
+from cryptomon_lib.engines import duckdb
 from cryptomon_lib.errors import CommitConflict
 from cryptomon_lib.lake import Batch, Lake
 from cryptomon_lib.latest import keep_latest, shared_columns
@@ -136,8 +137,10 @@ def test_who_is_overtaken_each_time_says_so(local, tick, monkeypatch):
 
 def test_many_ticks_leave_few_files_and_a_short_log(local, tick, monkeypatch):
     tick(local)
-    rows = Engine(local, NOON).query("select * from latest")
-    monkeypatch.setattr(Engine, "query", lambda self, text: rows.select(shared_columns()))
+    said = {name: Engine(local, NOON).query(f"select * from {name}") for name in ("latest", "now_1h")}
+    monkeypatch.setattr(
+        Engine, "query", lambda self, text: said[text.split()[-1]].select(shared_columns(text.split()[-1]))
+    )
     for second in range(45):
         keep_latest(Engine(local, NOON + timedelta(seconds=second)))
     folder = Path(local.storage.root, "tables/latest")
@@ -145,6 +148,124 @@ def test_many_ticks_leave_few_files_and_a_short_log(local, tick, monkeypatch):
     assert len(list(folder.glob("*.parquet"))) == 45
     compact_tables(local, NOON, vacuum_after=timedelta(0))
     assert len(list(folder.glob("*.parquet"))) == 1
+
+
+# ---- now_1h, kept beside it and read in place of the view
+
+
+@pytest.fixture
+def hour(table_of):
+    """Writes the ticks of 70 minutes until NOON, and a candle a minute of one market."""
+
+    def written(monitor):
+        ticks = [
+            {
+                "market_id": market,
+                "collected_at": NOON - n * MINUTE,
+                "price": 100.0 + n * 0.01,
+                "bid": 9.0,
+                "ask": 9.5,
+            }
+            for market in MARKETS
+            for n in range(70)
+        ]
+        candles = [
+            {
+                "market_id": MARKETS[0],
+                "interval_s": 60,
+                "opened_at": NOON - n * MINUTE,
+                "volume": 1.0 + n,
+                "close": 1.0,
+            }
+            for n in range(1, 70)
+        ]
+        candles[0]["volume"] = 1e4
+        monitor.lake.append("ticks", [Batch("ticks", table_of("ticks", ticks))])
+        monitor.lake.append("candles", [Batch("candles", table_of("candles", candles))])
+
+    return written
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The tables that queries read, as they read them."""
+    names, plain = [], duckdb._read
+
+    def noted(seen, *given):
+        names.append(seen.name)
+        return plain(seen, *given)
+
+    monkeypatch.setattr(duckdb, "_read", noted)
+    return names
+
+
+def asked(monitor, at, read=None, view="now_1h"):
+    """What the view says at a moment; `read` has the tables that it was read from then."""
+    if read is not None:
+        read.clear()
+    keys = "market_id, measure"
+    return Engine(monitor, at).query(f"select * from {view} order by {keys}").to_pylist()
+
+
+@pytest.mark.parametrize("view", ["now_1h", "spikes"])
+def test_what_a_tick_kept_is_read_and_is_what_the_view_says(view, monitor, hour, read):
+    hour(monitor)
+    moments = [NOON, NOON + MINUTE / 2, NOON + 9 * MINUTE, NOON + 11 * MINUTE]
+    computed = [asked(monitor, at, read, view) for at in moments]
+    assert "ticks" in read
+    keep_latest(Engine(monitor, NOON))
+    assert [asked(monitor, at, read, view) for at in moments] == computed
+    assert set(read) == {"now_1h"}
+    # all that is of now, and what is older than ten minutes is not
+    assert [len(rows) > 0 for rows in computed] == [True, True, True, False]
+
+
+def test_latest_is_the_same_from_what_was_kept(local, hour, read):
+    hour(local)
+    text = "select * from latest order by market_id"
+    computed = Engine(local, NOON).query(text)
+    keep_latest(Engine(local, NOON))
+    kept = Engine(local, NOON).query(text)
+    assert "now_1h" in read and kept.equals(computed)
+    assert kept["ratio_1h_volume_1m"][0].as_py() > 3
+
+
+def test_a_row_that_comes_later_is_in_what_is_computed_then(monitor, hour, tick, read):
+    hour(monitor)
+    keep_latest(Engine(monitor, NOON))
+    tick(monitor, NOON + MINUTE, price=7.0)
+    prices = {row["value"] for row in asked(monitor, NOON + MINUTE, read) if row["measure"] == "price"}
+    assert prices == {7.0} and "ticks" in read and "now_1h" not in read
+
+
+@pytest.mark.parametrize(
+    ("kept", "moment"),
+    [
+        pytest.param(NOON, NOON - MINUTE, id="an earlier moment"),
+        pytest.param(NOON - 5 * MINUTE, NOON, id="rows lie between"),
+        pytest.param(NOON - MINUTE / 2, NOON + MINUTE / 4, id="a row came of age"),
+    ],
+)
+def test_of_another_moment_it_is_computed(kept, moment, local, hour, read):
+    hour(local)
+    computed = asked(local, moment)
+    keep_latest(Engine(local, kept))
+    assert asked(local, moment, read) == computed and "ticks" in read and "now_1h" not in read
+
+
+def test_a_candle_that_had_not_ended_is_not_missed(local, hour, table_of, read):
+    hour(local)
+    row = {
+        "market_id": MARKETS[0],
+        "interval_s": 60,
+        "opened_at": NOON - MINUTE / 2,
+        "volume": 5e4,
+        "close": 1.0,
+    }
+    local.lake.append("candles", [Batch("early", table_of("candles", [row]))])
+    keep_latest(Engine(local, NOON))
+    found = asked(local, NOON + MINUTE, read)
+    assert {row["value"] for row in found if row["measure"] == "volume_1m"} == {5e4} and "candles" in read
 
 
 # ---- who reads it

@@ -28,6 +28,7 @@ DESIGN = {
     "rollups_1h": ("market_id measure hour_at", "day", "samples expected mean m2 min max first last"),
     "ticks_1h": ("market_id hour_at", "day", "collected_at price kind quote first_at samples"),
     "latest": ("market_id", "", "price collected_at"),
+    "now_1h": ("market_id measure", "", "at value average_1h stddev_1h ratio_1h samples expected as_of"),
     "alerts": ("alert_id state at", "day", "rule market_id measure value threshold severity evaluated_at"),
     "alert_rules": (
         "rule",

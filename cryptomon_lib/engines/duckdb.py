@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,12 @@ class Backend:
 
         Raises QueryError: DuckDB refuses it.
         """
-        prepared, shared = _prepare(text, sql.views()), _shared(self.monitor)
-        now = now or datetime.now(UTC)
+        shared, now = _shared(self.monitor), now or datetime.now(UTC)
         for _ in range(_TRIES):
+            prepared = _prepare(text, sql.views())
             seen = {name: shared.files.newest(name) for name in prepared.tables}
+            if kept := _kept_now(prepared, seen, shared.files, now):
+                prepared, seen = _prepare(text, sql.with_kept(prepared.known)), seen | {kept.name: kept}
             try:
                 with shared.cursor() as cursor:
                     statement = self._statement(cursor, prepared, values, now, seen)
@@ -203,17 +205,46 @@ def write_database(monitor: Monitor, path: Path, as_of: str | datetime | None = 
 
 
 def _prepare(text: str, known: Mapping[str, sql.View]) -> _Prepared:
-    if text not in _plans or _plans[text][0] is not known:
+    place = text, f"stored_{sql.NOW_1H}" in known[sql.NOW_1H].reads
+    if place not in _plans or _plans[place][0] is not known:
         if len(_plans) > _PLANS:
             _plans.clear()
         tree = sql.parsed(text)
         plan = bounds.plan(tree, known)
-        _plans[text] = known, _constants_of(plan, sql.pieces_for_duckdb(tree), known)
-    return _plans[text][1]
+        _plans[place] = known, _constants_of(plan, sql.pieces_for_duckdb(tree), known)
+    return _plans[place][1]
 
 
-# a process asks the same again and again, of engines that come and go
-_plans: dict[str, tuple[Mapping[str, sql.View], _Prepared]] = {}
+# a process asks the same again and again, of engines that come and go; by text, and whether a kept view is read
+_plans: dict[tuple[str, bool], tuple[Mapping[str, sql.View], _Prepared]] = {}
+
+
+def _kept_now(
+    prepared: _Prepared, seen: Mapping[str, Snapshot], files: Files, now: datetime
+) -> Snapshot | None:
+    """The table that a tick kept the view `now_1h` as, where a query reads the view and would be told the same by it.
+
+    That is: no table that it comes from was written to since, and none has a row between its moment and now.
+    """
+    if not any(isinstance(node, bounds.Step) and node.view == sql.NOW_1H for node in prepared.plan.nodes):
+        return None
+    kept, now = files.newest(sql.NOW_1H), now.astimezone(UTC).replace(tzinfo=None) if now.tzinfo else now
+    moment = kept.marks.get("as_of")
+    if moment is None:
+        return None
+    as_of = datetime(1970, 1, 1) + timedelta(milliseconds=moment)  # noqa: DTZ001 - times are naive UTC here
+    sources = [seen.get(name) or files.newest(name) for name in ("ticks", "candles")]
+    same = all(kept.marks.get(f"version of {one.name}") == one.version for one in sources)
+    # a candle's value is of the minute after it opened
+    since = as_of - timedelta(minutes=1)
+    if (
+        not same
+        or as_of > now
+        or sources[0].may_have_between(as_of, now)
+        or sources[1].may_have_between(since, now)
+    ):
+        return None
+    return kept
 
 
 def _constants_of(plan: bounds.Plan, pieces: tuple[str, ...], known: Mapping[str, sql.View]) -> _Prepared:

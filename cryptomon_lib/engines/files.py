@@ -26,6 +26,8 @@ from cryptomon_lib.tables import TABLES
 log = logging.getLogger(__name__)
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - times are naive UTC here
+# of tables that keep what a view said: the moment (ms since 1970), and the versions of what the view reads
+MARKS = {"now_1h": ("as_of", "version of ticks", "version of candles")}
 # statistics may be cut: times to milliseconds, texts to so many letters
 _GRAIN_US = 1000
 _LETTERS = 32
@@ -42,8 +44,11 @@ class Snapshot:
         version: int = -1,
         lacking: np.ndarray | None = None,
         stored: Callable[[str], tuple[str, ...]] = lambda path: (),
+        marks: Mapping[str, int | None] | None = None,
     ):
         self.name, self.version = name, version
+        # numbers that whoever wrote it left: of what it was computed
+        self.marks = marks or {}
         self._types = {column.name: column.type for column in TABLES[name].columns}
         self._actions = pa.table({}) if actions is None else actions
         self._columns: dict[str, np.ndarray] = {}
@@ -116,6 +121,17 @@ class Snapshot:
                     return None
                 wanted |= min(texts, key=len)
         return sorted(wanted)
+
+    def may_have_between(self, after: datetime, until: datetime) -> bool:
+        """Whether a file may hold a row of a time (naive UTC) after the one moment and not after the other."""
+        if not len(self.paths):
+            return False
+        when = TABLES[self.name].day_of
+        low, high = self._times(f"min.{when}"), self._times(f"max.{when}")
+        if low is None or high is None:
+            return True
+        begin, end = ((moment - _EPOCH) // timedelta(microseconds=1) for moment in (after, until))
+        return bool(((high > begin) & (low <= end)).any())
 
     def _may(self, atom: Atom, values: Mapping[str, Any]) -> np.ndarray | bool:
         if atom.literal:
@@ -235,7 +251,10 @@ class Files:
             mark = self._lake.commit_mark(name, table.version())
             actions = pa.table(table.get_add_actions(flatten=True))
             lacking = lacks_columns(name, table, actions)
-            snapshot = Snapshot(name, self._lake.uri(name), actions, table.version(), lacking, self._stored)
+            marks = {mark: self._lake.mark(table, mark) for mark in MARKS.get(name, ())}
+            snapshot = Snapshot(
+                name, self._lake.uri(name), actions, table.version(), lacking, self._stored, marks
+            )
             self._followed[name] = _Followed(table, mark, snapshot)
             there = frozenset(snapshot.paths)
             self._met[name] += len(there - self._there[name])
