@@ -14,11 +14,14 @@ import trino_server
 
 from cryptomon_lib import catalog, sql
 from cryptomon_lib.collect import collect_payloads
+from cryptomon_lib.compact import compact_tables
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.engines import open_backend
 from cryptomon_lib.errors import ConfigError, QueryError, StorageError
 from cryptomon_lib.flatten import flatten_payloads
+from cryptomon_lib.latest import keep_latest
 from cryptomon_lib.monitor import open_monitor
+from cryptomon_lib.rollups import roll_up
 from cryptomon_lib.simulator import Simulator
 from cryptomon_lib.tables import TABLES
 
@@ -29,9 +32,11 @@ pytestmark = pytest.mark.trino
 
 # what a view may give; a decimal or a time of another precision would differ between engines
 TYPES = {"varchar", "double", "bigint", "integer", "boolean", "date", "timestamp(3)", "array(varchar)"}
+# query.max-stage-count of a server that is not told otherwise
+STAGES_MAX = 150
 SIMULATED = datetime(2026, 7, 27, 18, 0, 30, tzinfo=UTC)
 REPLAYED = datetime(2021, 9, 29, 14, tzinfo=UTC)
-PLACES = ["simulated", "simulated_compacted", "replayed", "replayed_compacted"]
+PLACES = [f"{origin}{how}" for origin in ("simulated", "replayed") for how in ("", "_compacted", "_rolled")]
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +63,22 @@ def place(server, request):
 
 
 def _place(server, name, request, give):
-    root, (origin, _, compacted) = server.base / name, name.partition("_")
-    if compacted:
+    root, (origin, _, how) = server.base / name, name.partition("_")
+    if how:
         shutil.copytree(give(origin).root, root)
-    now = give(origin).now if compacted else _fill(root, origin, request)
+    now = give(origin).now if how else _fill(root, origin, request)
     flags = {
         "root": str(root),
         "trino": {"port": server.port, "database": name, "location": server.location(root)},
     }
     duck = open_monitor("local", flags=flags)
-    if compacted:
+    if how == "compacted":
         _compact(duck)
+    if how == "rolled":
+        # as 50_compact and 30_metrics leave it
+        assert roll_up(duck, now).hours > 20
+        compact_tables(duck, now)
+        assert keep_latest(Engine(duck, now)).rows > 0
     trino = open_monitor("local", flags=flags | {"engine": "trino"})
     present = {table: trino.lake.columns(table) for table in TABLES}
     backend = open_backend(trino)
@@ -166,9 +176,32 @@ def test_a_view_as_of_a_moment_gives_what_duckdb_gives(view, place):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_gives_what_duckdb_gives(name, place):
-    here, text = place("simulated"), f"select * from {sql.base_name(name, sql.views())}"
+    here, text = place("simulated_rolled"), f"select * from {sql.base_name(name, sql.views())}"
     ours, theirs = here.engine.query(text), Engine(here.trino, here.now).query(text)
     assert_same(ours, theirs, TABLES[name].key)
+
+
+def test_roll_ups_are_read_where_they_are(place):
+    here = place("simulated_rolled")
+    for view in ("rolled", "rolled_ticks"):
+        (row,) = here.backend.do(f"select rolled_until from {view}").rows.to_pylist()
+        assert row["rolled_until"] == here.now.replace(second=0, minute=0, tzinfo=None)
+    counted = here.backend.do(
+        "select (select count(*) from rollups_1h) as hours, (select count(*) from ticks_1h) as ticks, "
+        "(select count(*) from stored_latest) as markets, (select count(*) from stored_now_1h) as now"
+    ).rows.to_pylist()
+    assert min(counted[0].values()) > 0
+
+
+def test_no_view_has_more_stages_than_a_server_allows(place):
+    here, found = place("simulated_rolled"), {}
+    for view in sql.views():
+        plan = here.backend.do(f"explain (type distributed) select * from {view}").rows
+        found[view] = sum(line.startswith("Fragment ") for line in plan.column(0)[0].as_py().splitlines())
+    print(f"stages: {dict(sorted(found.items(), key=lambda one: -one[1]))}")
+    # what a server allows where nobody says otherwise; latest needs the session's own number
+    over = {view: number for view, number in found.items() if number > STAGES_MAX}
+    assert over.keys() <= {"latest"} and max(found.values()) <= 1000
 
 
 def test_the_views_have_rows(place):
