@@ -114,11 +114,11 @@ class Evaluator:
         self._db.execute(
             """
             create or replace table state as
-            select policy.rule_no, pairs.* exclude (rule) from pairs inner join policy using (rule);
+            select policy.rule_no, pairs.* from pairs inner join policy using (rule);
             create or replace table orphan as
             select * from pairs anti join policy using (rule) where firing;
             create or replace table hushed as
-            select policy.rule_no, silent.* exclude (rule) from silent inner join policy using (rule);
+            select policy.rule_no, silent.* from silent inner join policy using (rule);
             create or replace table scope (scope_no integer, market_id varchar);
             drop table pairs;
             drop table silent;
@@ -128,11 +128,14 @@ class Evaluator:
 
     def state(self) -> State:
         """The state as it is now."""
-        named = "select policy.rule, {0}.* exclude (rule_no) from {0} inner join policy using (rule_no)"
         return State(
-            pairs=self._table(f"{named.format('state')} order by rule, market_id, measure", PAIRS),
+            pairs=self._table(
+                "select * exclude (rule_no) from state order by rule, market_id, measure", PAIRS
+            ),
             seen=self._table("select * from seen order by view, measure, market_id", SEEN),
-            silent=self._table(f"{named.format('hushed')} order by rule, market_id, measure", SILENT),
+            silent=self._table(
+                "select * exclude (rule_no) from hushed order by rule, market_id, measure", SILENT
+            ),
             names=self._table("select * from names order by market_id", NAMES),
         )
 
@@ -397,7 +400,7 @@ class Evaluator:
         self._db.execute(
             f"""
             create or replace table before as
-            select pair.pair_no, state.* exclude (rule_no, market_id, measure)
+            select pair.pair_no, state.* exclude (rule_no, rule, market_id, measure)
             from state inner join pair using (rule_no, market_id, measure);
 
             create or replace table line as
@@ -533,7 +536,7 @@ class Evaluator:
                 select * from told qualify row_number() over (partition by pair_no order by at_ms desc) = 1
             )
             select
-                pair.rule_no, pair.market_id, pair.measure, newest.at_ms as last_at, newest.holds,
+                pair.rule_no, pair.rule, pair.market_id, pair.measure, newest.at_ms as last_at, newest.holds,
                 coalesce(newest.recovered, false) as recovered, newest.firing, newest.held_since,
                 newest.recovered_since, newest.started_at, newest.fired_at,
                 coalesce(last_told.told, before.told, false) as told,
@@ -592,7 +595,7 @@ class Evaluator:
                 inner join policy on policy.rule_no = heed.rule_no and policy.view = pause.view
             )
             select
-                policy.rule_no, waiting.market_id, waiting.measure, waiting.at_ms as since, waiting.next_at,
+                policy.rule_no, policy.rule, waiting.market_id, waiting.measure, waiting.at_ms as since, waiting.next_at,
                 waiting.at_ms + policy.no_data_ms as at_ms, hushed.since is not null as known
             from waiting
             inner join policy using (rule_no)
@@ -602,7 +605,7 @@ class Evaluator:
             where waiting.silent_ms > policy.no_data_ms;
 
             create or replace table hushed as
-            select rule_no, market_id, measure, since from hush where next_at is null;
+            select rule_no, rule, market_id, measure, since from hush where next_at is null;
             create or replace table seen as
             select view, market_id, measure, max(at_ms) as at_ms from heard
             group by view, market_id, measure
