@@ -124,6 +124,9 @@ class Backend:
             if isinstance(node, bounds.Read):
                 texts[number] = f"({_read(seen[node.table], node.demand, known)})"
                 continue
+            if node.view and (told := _told(prepared.known[node.view], known)):
+                texts[number] = told
+                continue
             idle = frozenset(select for select, demand in node.branches if not is_needed(demand, known))
             pieces = prepared.pieces if node.view is None else _pieces(prepared.known[node.view], idle)
             body = _filled(pieces, [texts[read] for read in node.reads])
@@ -305,6 +308,14 @@ def _evaluated(cursor, constants: tuple[str, ...], values: Mapping, now: datetim
             return {}
         return {k: v for one in constants for k, v in _evaluated(cursor, (one,), values, now).items()}
     return dict(zip(constants, found[0], strict=True))
+
+
+def _told(view: sql.View, known: Mapping[str, Any]) -> str | None:
+    """A view of one row and one time, that was asked for to know which files are needed: it need not be asked again."""
+    if len(names := view.tree.named_selects) != 1:
+        return None
+    value = known.get(f"(SELECT {names[0]} FROM {view.name})")
+    return f"(select timestamp '{value}' as {names[0]})" if isinstance(value, datetime) else None
 
 
 def _read(seen: Snapshot, demand: bounds.Demand, known: Mapping[str, Any]) -> str:
