@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cryptomon_lib import cli_aws, cli_operations, cli_schedule, config
+from cryptomon_lib import cli_aws, cli_backup, cli_operations, cli_schedule, config
 from cryptomon_lib.cli_options import Environment, Flags, choose, pairs, print_table
 from cryptomon_lib.errors import CryptomonError, NotifyError, ParameterError
 
@@ -27,6 +27,7 @@ rules_app = typer.Typer(help="The alert rules of params/alerts.yaml.", no_args_i
 app.add_typer(rules_app, name="rules")
 cli_aws.add_to(app)
 cli_operations.add_to(app)
+cli_backup.add_to(app)
 
 AsOf = Annotated[str, typer.Option(help="The moment that counts as now: 2026-01-31T12:00:00Z.")]
 

@@ -35,6 +35,7 @@ RULES = {
     "catalog/": "one object a database",
     "health.json": "one object, replaced",
     "doctor/": "one object while `cryptomon doctor` runs",
+    "restoring.json": "one object while `cryptomon restore` runs",
 }
 
 

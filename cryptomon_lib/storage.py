@@ -7,6 +7,7 @@ a half. `create` writes only where nothing is yet, which makes a second run of t
 import logging
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -93,7 +94,15 @@ class Storage:
             if self.is_s3:
                 self.fs.put_file(str(file), self.path(key))
             else:
-                write_whole(Path(self.path(key)), file.read_bytes())
+                write_whole(Path(self.path(key)), file)
+
+    def fetch(self, key: str, file: Path) -> None:
+        """Bring the object into a local file, however large it is.
+
+        Raises StorageError: there is none.
+        """
+        with _told("read", self, key):
+            self.fs.get_file(self.path(key), str(file))
 
     def create(self, key: str, body: bytes) -> bool:
         """Write the object where none is yet; False, and nothing written, where there is one."""
@@ -132,7 +141,15 @@ class Storage:
     def objects(self, prefix: str) -> list[Object]:
         """All objects below `prefix/`, by key."""
         with _told("list", self, prefix):
-            found = self._found(self.fs.find, prefix)
+            return self._objects(self.path(prefix.rstrip("/")))
+
+    def everything(self) -> list[Object]:
+        """All objects of the root, by key."""
+        with _told("list", self, ""):
+            return self._objects(self._base)
+
+    def _objects(self, place: str) -> list[Object]:
+        found = self._found(self.fs.find, place)
         start = len(self._base) + 1
         return sorted(
             Object(path[start:], entry["size"], _modified(entry))
@@ -147,22 +164,22 @@ class Storage:
                 with suppress(FileNotFoundError), os.scandir(self.path(prefix)) as found:
                     return sorted(f"{prefix}/{one.name}" for one in found if one.name.startswith(begins))
                 return []
-            found = self._found(partial(self.fs.find, prefix=begins), prefix) or {}
+            found = self._found(partial(self.fs.find, prefix=begins), self.path(prefix)) or {}
         start = len(self._base) + 1
         return sorted(path[start:] for path in found)
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly below `prefix/`, sorted: how a day is found without listing all of them."""
         with _told("list", self, prefix):
-            found = self._found(self.fs.ls, prefix) or []
+            found = self._found(self.fs.ls, self.path(prefix.rstrip("/"))) or []
         return sorted(
             one["name"].rstrip("/").rsplit("/", 1)[1] for one in found if one["type"] == "directory"
         )
 
-    def _found(self, listing: Callable, prefix: str) -> Any:
+    def _found(self, listing: Callable, place: str) -> Any:
         """What a listing gives; None where there is nothing. A bucket that is not there is no empty one."""
         with suppress(FileNotFoundError):
-            if found := listing(self.path(prefix.rstrip("/")), detail=True):
+            if found := listing(place, detail=True):
                 return found
         bucket = self._base.partition("/")[0]
         if self.is_s3 and not self.fs.exists(bucket):
@@ -223,10 +240,10 @@ def _is_storage_fault(error: BaseException) -> bool:
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("botocore", "aiohttp")
 
 
-def write_whole(path: Path, body: bytes, place: Callable | None = None, mode: int = 0o600) -> None:
+def write_whole(path: Path, body: bytes | Path, place: Callable | None = None, mode: int = 0o600) -> None:
     """Write a file of this machine so that nobody sees a part of it.
 
-    place: what gives it its name; by default it takes the place of another.
+    body: what it holds, or a file that does. place: what gives it its name; by default it takes the place of another.
 
     Raises OSError: it cannot be written, and nothing is left of it.
     """
@@ -234,7 +251,11 @@ def write_whole(path: Path, body: bytes, place: Callable | None = None, mode: in
     handle, unfinished = tempfile.mkstemp(prefix=_UNFINISHED, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(body)
+            if isinstance(body, Path):
+                with body.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+            else:
+                file.write(body)
             file.flush()
             os.fsync(file.fileno())
         Path(unfinished).chmod(mode)

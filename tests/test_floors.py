@@ -65,6 +65,8 @@ FLOORS = {
     "health": 9,
     "metrics": 6,
     "alerts": 7,
+    "backup": 9,
+    "cli_backup": 12,
     "rule_tests": 7,
     "backtest": 8,
     "charts": 6,
