@@ -23,8 +23,8 @@ Written by `make docs` from [`cryptomon_lib/tables.py`](../cryptomon_lib/tables.
 - **null** is "not known" or "no such thing", never 0. A column that is never null says so; of others its meaning, or the
   view's floor of samples, says when it is.
 - **Times** are UTC. Tables keep them with their zone; in SQL they are plain timestamps, also of UTC.
-- **A key** names one row; of a view it is "one row per". In SQL the table `latest` is `stored_latest`, for a view has its
-  name.
+- **A key** names one row; of a view it is "one row per". A table whose name a view has, too, is `stored_NAME` in SQL, as
+  `stored_latest`: what the view said at the last tick.
 - How long rows stay, and what the files look like: [storage](storage.md). Where each column of `ticks` and `candles` comes
   from, exchange by exchange: [exchanges](exchanges.md).
 """

@@ -380,6 +380,10 @@ def test_a_page_that_comes_from_code_is_what_make_docs_writes(written):
     assert kept == written.page(), f"{written.PAGE} is not what the code says: run `make docs`"
 
 
+def test_a_notebook_says_of_each_table_that_it_writes_it_but_of_that_of_programs():
+    assert [name for name, notebooks in dictionary.writers().items() if not notebooks] == ["alert_rules"]
+
+
 @pytest.mark.parametrize("name", ["ticks", "candles", *sql.views(sql.FOLDER)])
 def test_what_the_dictionary_says_is_never_null_is_not(name, filled):
     engine = Engine(open_monitor("local", flags={"root": str(filled)}))
