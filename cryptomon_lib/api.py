@@ -36,7 +36,7 @@ from cryptomon_lib.api_answers import (
     tag_of,
 )
 from cryptomon_lib.api_questions import Described, Questions
-from cryptomon_lib.config import secret
+from cryptomon_lib.config import hide, secret
 from cryptomon_lib.errors import ApiError, ConfigError, CryptomonError, StorageError
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.prometheus import CONTENT_TYPE, exposition
@@ -162,7 +162,13 @@ def create_app(monitor: Monitor) -> FastAPI:
 def serve(monitor: Monitor, port: int, ip: str = "127.0.0.1") -> None:
     """Serve the API in this process until SIGINT or SIGTERM; errors as create_app."""
     uvicorn.run(
-        create_app(monitor), host=ip, port=port, log_level="warning", access_log=False, server_header=False
+        create_app(monitor),
+        host=ip,
+        port=port,
+        # its lines go the way of all others; who asked for what is written at INFO
+        log_config=None,
+        access_log=logging.getLogger("uvicorn.access").isEnabledFor(logging.INFO),
+        server_header=False,
     )
 
 
@@ -377,6 +383,8 @@ def _keys(name: str) -> dict[str, bytes]:
     pairs = [part.strip().partition("=") for part in secret(name).split(",") if part.strip()]
     if not all(owner and key for owner, _, key in pairs):
         raise ConfigError(f"The environment variable {name} has to be name=key,name=key; api.keys names it.")
+    for _, _, key in pairs:
+        hide(key)
     return {owner: hashlib.sha256(key.encode()).digest() for owner, _, key in pairs}
 
 

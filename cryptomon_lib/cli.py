@@ -4,14 +4,17 @@ import json
 import logging
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cryptomon_lib import cli_aws, cli_backup, cli_operations, cli_schedule, config
+from cryptomon_lib import cli_aws, cli_backup, cli_operations, cli_schedule, config, logs
 from cryptomon_lib.cli_options import Environment, Flags, choose, pairs, print_table
-from cryptomon_lib.errors import CryptomonError, NotifyError, ParameterError
+from cryptomon_lib.errors import ConfigError, CryptomonError, NotifyError, ParameterError
+
+log = logging.getLogger(__name__)
 
 # heavy modules are imported by the command that needs them: --help and simulate come at once
 
@@ -516,7 +519,10 @@ def api(
     choose(environment, flags)
     monitor = open_monitor(environment)
     wanted = port if port is not None else monitor.settings.api.port
-    typer.echo(f"http://{ip}:{wanted}/docs")
+    if logs.is_json():
+        logs.said.info("http://%s:%d/docs", ip, wanted)
+    else:
+        typer.echo(f"http://{ip}:{wanted}/docs")
     serve(monitor, wanted, ip)
 
 
@@ -534,14 +540,20 @@ def settings(environment: Environment = "local", flags: Flags = []) -> None:  # 
 
 def main() -> None:
     """The command `cryptomon`: an error of ours is one line on stderr and its exit code."""
-    logging.basicConfig(
-        level=config.log_level(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
     try:
+        logs.set_up()
         app()
     except CryptomonError as error:
-        typer.echo(f"cryptomon: {error}", err=True)
+        _tell(error)
         sys.exit(error.exit_code)
+
+
+def _tell(error: CryptomonError) -> None:
+    with suppress(ConfigError):
+        if logs.is_json():
+            log.error("%s", error, extra={"error": type(error).__name__, "exit_code": error.exit_code})
+            return
+    typer.echo(f"cryptomon: {error}", err=True)
 
 
 def _names(text: str) -> list[str]:

@@ -25,10 +25,18 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED = {
     "CRYPTOMON_HOME",
     "CRYPTOMON_ENVIRONMENT",
+    "CRYPTOMON_LOG_FORMAT",
+    "CRYPTOMON_LOG_LEVEL",
+    # the name of the level before
     "CRYPTOMON_LOG",
     "CRYPTOMON_CAPTURES",
     "CRYPTOMON_SERVED",
 }
+
+_LOG_FORMATS = ("text", "json")
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+# secrets that this process has read: no log line may have them
+_hidden: set[str] = set()
 
 # a list of known names that is longer than this is no help
 _KNOWN_SHOWN = 40
@@ -299,8 +307,27 @@ def choose_environment(name: str) -> None:
 
 
 def log_level() -> str:
-    """The level of log lines that CRYPTOMON_LOG asks for; WARNING where it does not."""
-    return os.environ.get("CRYPTOMON_LOG", "WARNING").upper()
+    """From which level on log lines are written, by CRYPTOMON_LOG_LEVEL; WARNING where it is not set.
+
+    Raises ConfigError: it is none.
+    """
+    asked = os.environ.get("CRYPTOMON_LOG_LEVEL") or os.environ.get("CRYPTOMON_LOG") or "WARNING"
+    return _one_of("CRYPTOMON_LOG_LEVEL", asked.upper(), _LOG_LEVELS)
+
+
+def log_format() -> str:
+    """How log lines are written, by CRYPTOMON_LOG_FORMAT: text, or json; text where it is not set.
+
+    Raises ConfigError: neither.
+    """
+    asked = os.environ.get("CRYPTOMON_LOG_FORMAT") or "text"
+    return _one_of("CRYPTOMON_LOG_FORMAT", asked.lower(), _LOG_FORMATS)
+
+
+def _one_of(name: str, asked: str, known: tuple[str, ...]) -> str:
+    if asked not in known:
+        raise ConfigError(f"{name} is {asked!r}; it has to be one of {', '.join(known)}.")
+    return asked
 
 
 def secret(name: str) -> str:
@@ -311,7 +338,19 @@ def secret(name: str) -> str:
     value = os.environ.get(name, "").strip()
     if not value:
         raise ConfigError(f"The environment variable {name} is not set; export it before the run.")
+    hide(value)
     return value
+
+
+def hide(value: str) -> None:
+    """Have no log line of this process show a value."""
+    if value:
+        _hidden.add(value)
+
+
+def hidden() -> frozenset[str]:
+    """The secrets that this process has read, for whoever writes lines."""
+    return frozenset(_hidden)
 
 
 def root_id(root: str) -> str:

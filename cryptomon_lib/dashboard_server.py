@@ -17,7 +17,8 @@ from typing import Any
 
 import requests
 
-from cryptomon_lib.config import home, load_settings
+from cryptomon_lib import logs
+from cryptomon_lib.config import hide, home, load_settings
 from cryptomon_lib.errors import ConfigError, RunError
 
 log = logging.getLogger(__name__)
@@ -203,6 +204,7 @@ def _options(
 
 
 def _run(options: Mapping[str, Any]) -> None:
+    hide(options["token"] or "")
     # a second to import, which whoever only starts the process need not spend
     from cryptomon_lib.dashboard_voila import run
 
@@ -210,4 +212,5 @@ def _run(options: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    logs.set_up()
     _run(json.load(sys.stdin))

@@ -390,7 +390,11 @@ def _config(options: Mapping[str, Any]) -> Config:
         config_file_paths=[],
         token=options["token"],
         tornado_settings={"headers": _HEADERS, "ws_ping_interval": 0},
-        log_level=logging.WARNING,
+        log_level=logging.getLogger().getEffectiveLevel(),
+        # its lines go the way of all others
+        logging_config={
+            "loggers": {DashboardVoila.__name__: {"level": "NOTSET", "handlers": [], "propagate": True}}
+        },
     )
     # or whoever has the token could set a password for this user's other servers
     config.PasswordIdentityProvider.allow_password_change = False

@@ -162,7 +162,9 @@ def _made(name: str, function: Callable, visit: Visit, done: queue.Queue) -> Non
         found.append(Found(name, "the check itself", PROBLEM, str(error), "the message says it"))
     except Exception as error:  # noqa: BLE001  whatever a library raises is this check's finding and stops no other
         says = f"could not be made: {type(error).__name__}: {error}"[:300]
-        found.append(Found(name, "the check itself", PROBLEM, says, "CRYPTOMON_LOG=DEBUG cryptomon doctor"))
+        found.append(
+            Found(name, "the check itself", PROBLEM, says, "CRYPTOMON_LOG_LEVEL=DEBUG cryptomon doctor")
+        )
     done.put((name, found, round(time.monotonic() - began, 2)))
 
 

@@ -23,7 +23,9 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 from rich.markup import escape
+from rich.text import Text
 
+from cryptomon_lib import logs
 from cryptomon_lib.config import Settings, home, root_id
 from cryptomon_lib.errors import AlreadyRunning, CryptomonError, RunStopped
 from cryptomon_lib.monitor import open_monitor
@@ -366,13 +368,17 @@ def follow(
     ends_outdated: end when the library was upgraded, for whoever is started anew then: old code and new params do
         not go together.
 
-    Params are read anew for each run, the schedule when it changed. Lines that are told begin with the time (UTC).
+    Params are read anew for each run, the schedule when it changed. Lines that are told begin with the time (UTC); where
+    log lines are JSON they are such lines, and nothing is told.
 
     Raises ConfigError: the schedule cannot be used. Stopped: a signal asked for the end.
     """
 
     def tell(says: str) -> None:
-        told(f"{datetime.now(UTC):%H:%M:%S} UTC  {says}")
+        if logs.is_json():
+            logs.said.log(logging.ERROR if "[red]" in says else logging.INFO, Text.from_markup(says).plain)
+        else:
+            told(f"{datetime.now(UTC):%H:%M:%S} UTC  {says}")
 
     settings = open_monitor(environment).settings
     kept, clock, reread = _Kept(settings), Clock(), _Reread()

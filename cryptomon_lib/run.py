@@ -31,7 +31,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from cryptomon_lib import errors
+from cryptomon_lib import errors, logs
 from cryptomon_lib.config import home, nearest, root_id
 from cryptomon_lib.errors import (
     AccountingError,
@@ -104,6 +104,13 @@ def run_job(
     Raises ParameterError: a notebook's parameters, before a kernel starts. AlreadyRunning: another run of the
     job or of one of its notebooks. NotebookFailed, RunTimeout, RunStopped: the notebook and its record say more.
     """
+    with logs.about(job=name):
+        return _run_job(monitor, name, parameters, kernels)
+
+
+def _run_job(
+    monitor: Monitor, name: str, parameters: Mapping[str, Any] | None, kernels: "Kernels | None"
+) -> list[dict[str, Any]]:
     job = job_named(name)
     own = kernels or Kernels(keep=False)
     try:
@@ -323,7 +330,14 @@ class Kernels:
         self._runs = 0
 
     def _execute(self, nb_man, kernel_name: str, timeout_s: int | None) -> None:
-        client = PapermillNotebookClient(nb_man, km=self._manager, kernel_name=kernel_name, timeout=timeout_s)
+        client = PapermillNotebookClient(
+            nb_man,
+            km=self._manager,
+            kernel_name=kernel_name,
+            timeout=timeout_s,
+            stderr_file=logs.Relay(),
+            on_notebook_start=lambda notebook: _tell_kernel(client, logs.kernel_code()),
+        )
         client.shutdown_kernel = "immediate"
         # the connection is kept too: a new one waits a fixed fifth of a second
         client.kc = self._connection
@@ -334,7 +348,7 @@ class Kernels:
         good = False
         try:
             if client.kc is not None:
-                client.kc.execute(_CLEAN, silent=True, store_history=False)
+                _tell_kernel(client, f"{_CLEAN}\n{logs.kernel_code()}")
             client.execute(env=self._environ, cleanup_kc=False)
             self._connection = client.kc
             self._runs += 1
@@ -343,6 +357,11 @@ class Kernels:
             self._connection = client.kc
             if not (good and self.keep and self._runs < _RUNS_PER_KERNEL):
                 self.close()
+
+
+def _tell_kernel(client: PapermillNotebookClient, code: str) -> None:
+    """Have the kernel do what is no part of the notebook, before the cells; it may be of another language."""
+    client.kc.execute(code, silent=True, store_history=False, stop_on_error=False)
 
 
 @contextmanager
@@ -457,7 +476,7 @@ def _run_notebook(
     record = _opened(monitor, job, path, parameters) | {"attempt": attempt}
     _keep_record(monitor, record)
     failure: RunError | None = None
-    with tempfile.TemporaryDirectory(prefix="cryptomon-") as folder:
+    with logs.about(run_id=record["run_id"]), tempfile.TemporaryDirectory(prefix="cryptomon-") as folder:
         output = Path(folder) / path.name
         try:
             failure = _execute(monitor, path, output, parameters, deadline, kernels)
@@ -466,12 +485,15 @@ def _run_notebook(
             if failure is not None or record["status"] != "running":
                 kernels.close()
             _close(monitor, record, failure, kernels.notebook, output)
-    log.info(
-        "%s %s in %.1f s %s", record["notebook"], record["status"], record["duration_s"], record["facts"]
-    )
+        _log(record)
     if failure is not None:
         raise failure
     return record
+
+
+def _log(record: Mapping[str, Any]) -> None:
+    names = ("notebook", "status", "duration_s", "facts")
+    log.info("%s %s in %.1f s %s", *map(record.get, names), extra={name: record[name] for name in names})
 
 
 def _execute(

@@ -131,7 +131,7 @@ def _told(look: Look, title: str, function: Callable[[Look, Part], None]) -> Par
     except (ValueError, KeyError, TypeError, OSError) as error:
         # an object that is not what we write: damaged, or by another hand
         log.info("%s", title, exc_info=error)
-        made.wrong.append(f"cannot be told: {type(error).__name__}: {error}; see CRYPTOMON_LOG=INFO")
+        made.wrong.append(f"cannot be told: {type(error).__name__}: {error}; see CRYPTOMON_LOG_LEVEL=INFO")
         made.exit_code = 3
     return made
 

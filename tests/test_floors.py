@@ -19,6 +19,7 @@ FLOORS = {
     "config": 1,
     "tables": 1,
     "discretion": 0,
+    "logs": 2,
     "receivers": 2,
     "pings": 2,
     "notices": 3,

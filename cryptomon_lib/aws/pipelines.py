@@ -85,7 +85,8 @@ def command(name: str, job: Job, settings: Settings) -> list[str]:
 def environ(settings: Settings) -> dict[str, str]:
     """Variables of a job's container beside those of its image."""
     region = settings.athena.region
-    return {"AWS_REGION": region, "AWS_DEFAULT_REGION": region, "CRYPTOMON_LOG": "INFO"}
+    told = {"CRYPTOMON_LOG_LEVEL": "INFO", "CRYPTOMON_LOG_FORMAT": "json"}
+    return {"AWS_REGION": region, "AWS_DEFAULT_REGION": region} | told
 
 
 def expression(name: str, job: Job) -> str:
