@@ -311,7 +311,11 @@ def _pin(storage: Storage, lake: Lake, name: str) -> tuple[int, list[Object]] | 
         if (found := _LOG.fullmatch(one.key.rsplit("/", 1)[1])) and int(found[1]) <= newest
     ]
     files = [
-        Object(f"{place}/{row['path']}", row["size_bytes"], datetime.fromtimestamp(row["modification_time"] / 1000, UTC))
+        Object(
+            f"{place}/{row['path']}",
+            row["size_bytes"],
+            datetime.fromtimestamp(row["modification_time"] / 1000, UTC),
+        )
         for row in lake.actions(table).select(["path", "size_bytes", "modification_time"]).to_pylist()
     ]
     return newest, files + logs
