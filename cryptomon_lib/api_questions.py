@@ -307,7 +307,8 @@ def thinned(rows: pa.Table, step_s: int, cadence_s: int) -> pa.Table:
     samples = _reduced(np.add, columns["samples"], starts)
     weighted = _reduced(np.add, columns["mean"] * columns["samples"], starts)
     ends = np.append(starts[1:], len(at)) - 1
-    every = at if step_s <= cadence_s and "value" in columns else buckets * step_s * 1000
+    # samples as they came keep their times; of several in one step, the first one's
+    every = at[starts] if step_s <= cadence_s and "value" in columns else buckets * step_s * 1000
     return pa.table(
         {
             "at": pa.array(every, pa.int64()).cast(pa.timestamp("ms")),

@@ -157,6 +157,13 @@ def test_steps_keep_count_mean_extremes_and_ends(now):
         {"value": 3.0, "min": 1.0, "max": 6.0, "first": 1.0, "last": 6.0, "samples": 3},
         {"value": 6.0, "min": 4.0, "max": 8.0, "first": 4.0, "last": 8.0, "samples": 2},
     ]
+    # two in a minute, as of two containers that overlap
+    twice = [at[0], at[0] + MINUTE / 6, at[1]]
+    found = thinned(pa.table({"at": pa.array(twice, pa.timestamp("ms")), "value": [1.0, 3.0, 5.0]}), 60, 60)
+    assert found.select(["at", "value", "samples"]).to_pylist() == [
+        {"at": twice[0], "value": 2.0, "samples": 2},
+        {"at": twice[2], "value": 5.0, "samples": 1},
+    ]
     hourly = {"at": pa.array(at[:2], pa.timestamp("ms")), "samples": [60, 20], "mean": [1.0, 5.0]}
     hourly |= {"expected": [60, 60]}
     hourly |= {"min": [0.5, 4.0], "max": [2.0, 6.0], "first": [1.0, 4.0], "last": [2.0, 6.0]}
