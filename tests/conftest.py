@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 from collections import defaultdict
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -65,23 +66,52 @@ def _s3_server():
     server.stop()
 
 
+def _serve_s3(address):
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    address.send("http://{}:{}".format(*server.get_host_and_port()))
+    # until whoever asked for it is gone
+    with suppress(EOFError):
+        address.recv()
+
+
+@pytest.fixture
+def s3_apart(start_process, monkeypatch):
+    """As s3, by a server in a process of its own: what delta-rs does to a table's columns does not let go of Python
+    meanwhile, so that a server in the same process could not answer."""
+    pytest.importorskip("moto.server", reason="S3 on loopback needs the extra dev")
+    own, its = multiprocessing.Pipe()
+    process = start_process(_serve_s3, its)
+    assert own.poll(60), "no S3 within 60 s"
+    yield _bucket_at(own.recv(), monkeypatch)
+    process.kill()
+    process.join()
+
+
 @pytest.fixture
 def s3(_s3_server, monkeypatch):
     """A new bucket on the loopback S3: its root, and the server's address."""
+    return _bucket_at(_s3_server, monkeypatch)
+
+
+def _bucket_at(url, monkeypatch):
     for name, value in {
         "AWS_ACCESS_KEY_ID": "nobody",
         "AWS_SECRET_ACCESS_KEY": "nothing",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": _s3_server,
+        "AWS_ENDPOINT_URL": url,
     }.items():
         monkeypatch.setenv(name, value)
     for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
     bucket = f"test-{next(_buckets)}"
-    files = fsspec.filesystem("s3", endpoint_url=_s3_server, skip_instance_cache=True)
+    files = fsspec.filesystem("s3", endpoint_url=url, skip_instance_cache=True)
     files.mkdir(f"s3://{bucket}")
-    return SimpleNamespace(root=f"s3://{bucket}/monitor", endpoint_url=_s3_server)
+    return SimpleNamespace(root=f"s3://{bucket}/monitor", endpoint_url=url)
 
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])

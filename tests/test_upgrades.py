@@ -1,6 +1,7 @@
 """A column that a later version added reads as null where it was not: tables that were written before, in every use."""
 
 import dataclasses
+import os
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from cryptomon_lib.export import export_tables
 from cryptomon_lib.holes import note_holes
 from cryptomon_lib.lake import Batch
 from cryptomon_lib.latest import keep_latest
+from cryptomon_lib.monitor import open_monitor
 from cryptomon_lib.rollups import roll_up
 from cryptomon_lib.status import status_of
 
@@ -187,13 +189,34 @@ def test_latest_roll_ups_holes_status_and_the_plain_copy_go_on(upgraded):
         assert {"volume_today", "trades"} & set(names)
 
 
+def append_today(root, endpoint_url, environ):
+    """In a process of its own: a row as today's data dictionary has it."""
+    os.environ.update(environ)
+    monitor = open_monitor("local", flags={"root": root, "endpoint_url": endpoint_url})
+    new = rows_of("ticks", NOW - timedelta(minutes=1), volume_today=7.0)
+    assert monitor.lake.append("ticks", [Batch("new", new)]).rows == 1
+
+
 @pytest.mark.s3
-def test_on_s3_old_rows_are_read_with_null(s3, open_at, old_dictionary):
-    """Read only: delta-rs changes a table's columns without letting go of Python, so a server in this process hangs."""
-    monitor = open_at(s3.root, s3.endpoint_url)
+def test_on_s3_old_rows_are_read_with_null_and_a_table_is_widened(
+    s3_apart, open_at, old_dictionary, start_process
+):
+    """delta-rs changes a table's columns without letting go of Python, so a server in the same process would hang it."""
+    monitor = open_at(s3_apart.root, s3_apart.endpoint_url)
     monitor.lake.append("ticks", [Batch("old", rows_of("ticks", NOW - timedelta(minutes=2)))])
     old_dictionary()
 
     found = Engine(monitor, NOW).query("select price, volume_today from ticks")
-
     assert found["volume_today"].to_pylist() == [None] and found["price"][0].as_py() > 0
+
+    keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    widening = start_process(append_today, s3_apart.root, s3_apart.endpoint_url, keys)
+    widening.join(60)
+    hangs = widening.is_alive()
+    widening.kill()
+    assert not hangs and widening.exitcode == 0
+    assert {field.name for field in monitor.lake.open("ticks").schema().fields} == set(
+        tables.schema("ticks").names
+    )
+    found = Engine(monitor, NOW).query("select volume_today from ticks order by collected_at")
+    assert found["volume_today"].to_pylist() == [None, 7.0]
