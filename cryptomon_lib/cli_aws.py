@@ -64,7 +64,7 @@ def deploy(
     if destroy:
         _confirmed(environment, confirm, [one.name for one in wanted])
         gone = stacks.destroy(account, wanted, delete_data or None, typer.echo)
-        typer.echo(f"{len(gone)} stacks removed" if gone else "Nothing to remove.")
+        typer.echo(f"{_stacks(len(gone))} removed" if gone else "Nothing to remove.")
         return
     wanted = stacks.as_switched(account, wanted)
     if apply:
@@ -144,4 +144,8 @@ def _told(planned: list) -> None:
     from cryptomon_lib.aws.deploy import UNCHANGED
 
     changed = sum(one.action != UNCHANGED for one in planned)
-    typer.echo(f"{changed} of {len(planned)} stacks to change" if changed else "Nothing to change.")
+    typer.echo(f"{changed} of {_stacks(len(planned))} to change" if changed else "Nothing to change.")
+
+
+def _stacks(count: int) -> str:
+    return f"{count} stack{'' if count == 1 else 's'}"

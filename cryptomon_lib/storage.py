@@ -127,7 +127,10 @@ class Storage:
     def exists(self, key: str) -> bool:
         """Whether there is an object of that key."""
         with _told("look for", self, key):
-            return self.fs.isfile(self.path(key))
+            # isfile would take whatever goes wrong, a right that is lacking too, for an object that is not there
+            with suppress(FileNotFoundError, NotADirectoryError):
+                return self.fs.info(self.path(key))["type"] == "file"
+            return False
 
     def identity(self, key: str) -> tuple[str, ...] | None:
         """What tells this object from another of the same key, at other times; None where there is none."""

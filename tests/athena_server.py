@@ -33,6 +33,10 @@ _TYPES = {
 }
 
 
+class Refused(ValueError):
+    """Who asks may not do that."""
+
+
 @dataclass
 class Execution:
     """One query: what was asked, how far it is, what came out."""
@@ -92,6 +96,8 @@ class AthenaServer:
         else:
             try:
                 status, answer = 200, getattr(self, action)(body)
+            except Refused as error:
+                status, answer = 400, {"__type": "AccessDeniedException", "message": str(error)}
             except ValueError as error:
                 status, answer = 400, {"__type": "InvalidRequestException", "message": str(error)}
         encoded = json.dumps(answer).encode()
@@ -176,6 +182,8 @@ class AthenaServer:
             with self._one:
                 self._execute(name, one)
             one.state = "SUCCEEDED"
+        except Refused as error:
+            one.reason, one.state = str(error), "FAILED"
         except (duckdb.Error, ValueError, AssertionError, sqlglot.errors.SqlglotError) as error:
             one.reason, one.state = f"SYNTAX_ERROR: {error}", "FAILED"
 

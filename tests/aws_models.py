@@ -5,6 +5,7 @@
 
 import json
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from functools import cache
 
 import boto3
@@ -14,7 +15,7 @@ from moto.cloudformation import parsing
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.core.common_models import CloudFormationModel
 from moto.core.responses import ActionResult
-from moto.iam.access_control import AssumedRoleAccessKey, IAMRequestBase
+from moto.iam.access_control import CreateAccessKeyFailure, IAMRequestBase, create_access_key
 from moto.s3.models import FakeBucket, FakeKey
 
 ACCOUNT = "123456789012"
@@ -276,35 +277,106 @@ class Schedule(Passed, CloudFormationModel):
 assert FakeBucket.cloudformation_type() == Bucket.type
 
 
+# what a policy calls it; moto takes the name of the call
+_CALLED = {
+    "s3:HeadBucket": "s3:ListBucket",
+    "s3:ListBuckets": "s3:ListAllMyBuckets",
+    "sns:PublishBatch": "sns:Publish",
+    "monitoring:PutMetricData": "cloudwatch:PutMetricData",
+}
+
+
 @contextmanager
 def enforced(url):
-    """Whoever asks needs a policy that lets them, by action and resource; moto minds no condition of a policy."""
-    # what a policy calls it; moto takes the name of the call
-    named = {
-        "s3:HeadBucket": "s3:ListBucket",
-        "s3:ListBuckets": "s3:ListAllMyBuckets",
-        "sns:PublishBatch": "sns:Publish",
-        "monitoring:PutMetricData": "cloudwatch:PutMetricData",
-    }
-    own, collect = IAMRequestBase.check_action_permitted, AssumedRoleAccessKey.collect_policies
+    """Whoever asks needs a policy that lets them, by action, resource and condition; gives what was refused meanwhile.
 
-    def as_text(policy):
-        # those that come with a stack it keeps as values, and expects text
-        return policy if isinstance(policy, str) or "Statement" not in policy else json.dumps(policy)
+    Moto itself knows the resource of S3's calls alone and minds no condition; who signs how it is not asked here.
+    """
+    refused = []
 
     def check(request, resource):
-        request._action = named.get(request._action, request._action)
-        own(request, resource)
+        action = _CALLED.get(request._action, request._action)
+        if action == "sts:GetCallerIdentity":
+            return
+        given = _given(request)
+        resource = given.get("TopicArn", resource)
+        context = {"cloudwatch:namespace": given.get("Namespace")}
+        if not permitted(policies_of(request._access_key), action, resource, context):
+            refused.append((action, resource))
+            request._raise_access_denied()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(IAMRequestBase, "check_action_permitted", check)
-        patch.setattr(
-            AssumedRoleAccessKey, "collect_policies", lambda role: list(map(as_text, collect(role)))
-        )
-        # who signs how is not what is tested, and moto knows one way
         patch.setattr(IAMRequestBase, "check_signature", lambda request: None)
+        patch.setitem(_place, "refused", refused)
         requests.post(f"{url}/moto-api/reset-auth", data="0", timeout=60)
         try:
-            yield
+            yield refused
         finally:
             requests.post(f"{url}/moto-api/reset-auth", data="inf", timeout=60)
+
+
+def is_permitted(headers, action, *resources):
+    """Whether who signed a request to another server may do that with all of these resources; anybody, where nothing is
+    enforced."""
+    if "refused" not in _place:
+        return True
+    try:
+        key = create_access_key(ACCOUNT, "aws", keys_in(headers)["key"], headers)
+    except CreateAccessKeyFailure:
+        return False
+    denied = [one for one in resources if not permitted(policies_of(key), action, one, {})]
+    _place["refused"].extend((action, one) for one in denied)
+    return not denied
+
+
+def keys_in(headers):
+    """The credentials of a signed request, as s3fs takes them; the secret is never in it, and nobody checks it here."""
+    key = headers["Authorization"].partition("Credential=")[2].partition("/")[0]
+    return {"key": key, "secret": "unknown", "token": headers.get("X-Amz-Security-Token")}
+
+
+def policies_of(access_key):
+    """Documents of the policies that one of moto's keys of access has."""
+    # those that come with a stack it keeps as values, others as text
+    found = [
+        one.get("policy_document", one) if isinstance(one, dict) else one
+        for one in access_key.collect_policies()
+    ]
+    return [json.loads(one) if isinstance(one, str) else one for one in found]
+
+
+def permitted(policies, action, resource, context):
+    """What IAM says: one statement has to allow it, none may deny it."""
+    effects = {
+        one["Effect"]
+        for policy in policies
+        for one in policy["Statement"]
+        if _fits(one["Action"], action)
+        and _fits(one["Resource"], resource)
+        and _holds(one.get("Condition", {}), context)
+    }
+    return effects == {"Allow"}
+
+
+def _fits(patterns, value):
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    return any(fnmatchcase(value, pattern) for pattern in patterns)
+
+
+def _holds(conditions, context):
+    # another operator has to be written here before a template may have it
+    assert conditions.keys() <= {"StringEquals"}, f"{conditions}: not known how to decide that"
+    wanted = conditions.get("StringEquals", {})
+    return all(
+        context.get(key) in ([value] if isinstance(value, str) else value) for key, value in wanted.items()
+    )
+
+
+def _given(request):
+    """Parameters of a call, in whichever form it has them; S3's are in its address."""
+    if request._service == "s3":
+        return {}
+    if request._body.startswith(b"{"):
+        return json.loads(request._body)
+    return {name: value[0] for name, value in request._data.items() if isinstance(value, list) and value}
