@@ -7,6 +7,7 @@ one gets through; the other looks again. No lock is held anywhere.
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -51,6 +52,16 @@ _EXPIRED = "expired"
 _ADDED_AT = "cryptomon.columnsAddedAt"
 _CLOCKS_MS = 3_600_000
 _TRIES = 20
+# as the storage bears with an S3 that refuses or does not answer: what is asked ends within 120 s, answered or told. A
+# request has 30 s in all, and a data file is written in pieces of some MB
+S3_PATIENCE = {
+    "connect_timeout": "5s",
+    "timeout": "30s",
+    "retry_timeout": "90s",
+    "max_retries": "40",
+    "backoff_config.max_backoff": "8s",
+}
+_DRAWN = re.compile(r"\x1b\[\d+m|↳")
 # tables that a process keeps open; a root has a dozen
 _TABLES_KEPT = 64
 _ORIGIN, _FILLED_IN = "origin", "backfill"
@@ -665,8 +676,10 @@ class _delta_errors:
 
 
 def _storage_error(verb: str, uri: str, error: Exception) -> StorageError:
+    # delta-rs draws a tree of causes, in colour
+    says = " ".join(_DRAWN.sub(" ", str(error)).split()).rstrip(".")
     return StorageError(
-        f"Cannot {verb} {uri}: {type(error).__name__}: {error}. Check the root and its credentials."
+        f"Cannot {verb} {uri}: {type(error).__name__}: {says}. Check the root and its credentials."
     )
 
 
@@ -689,7 +702,7 @@ def _storage_options(storage: Storage) -> dict[str, str] | None:
     if not storage.is_s3:
         return None
     # S3 itself refuses the second writer of a log entry (If-None-Match), so no lock table is needed
-    options = {"conditional_put": "etag"}
+    options = {"conditional_put": "etag"} | S3_PATIENCE
     if storage.endpoint_url:
         options |= {
             "endpoint": storage.endpoint_url,

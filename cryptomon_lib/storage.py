@@ -4,6 +4,7 @@ A key is a relative path with `/`. A put is atomic: readers see the old object, 
 a half. `create` writes only where nothing is yet, which makes a second run of the same slot harmless.
 """
 
+import importlib
 import logging
 import os
 import re
@@ -27,6 +28,15 @@ log = logging.getLogger(__name__)
 _KEY = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[^/\x00-\x1f\\][^\x00-\x1f\\]*")
 # what a put leaves behind when its process is killed; never listed
 _UNFINISHED = ".unfinished-"
+# How an S3 is borne with that refuses (503 SlowDown) or does not answer. s3fs waits 0.1 s before the second try, each time
+# 1.7 times as long, up to 15 s: refusals are outlasted for 73 s, and after 229 s of silence it is given up, which is
+# within the 300 s that a tick has. The client beneath would repeat each of these tries four times on its own.
+S3_TRIES = 14
+S3_CLIENT = {
+    "connect_timeout": 5,
+    "read_timeout": 10,
+    "retries": {"total_max_attempts": 1, "mode": "standard"},
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -60,12 +70,16 @@ class Storage:
             return fsspec.filesystem("file", use_listings_cache=False)
         try:
             # another process' objects must be seen at once, so no listing is kept
-            return fsspec.filesystem(
+            files = fsspec.filesystem(
                 "s3",
                 endpoint_url=self.endpoint_url,
                 use_listings_cache=False,
                 skip_instance_cache=True,
+                config_kwargs=dict(S3_CLIENT),
             )
+            files.retries = S3_TRIES
+            importlib.import_module("s3fs.core").set_custom_error_handler(_passes)
+            return files
         except ImportError as error:
             raise StorageError(
                 f"root is {self.root}, which needs s3fs: pip install 'cryptomon[aws]'."
@@ -241,6 +255,13 @@ class _told:
 
 def _is_storage_fault(error: BaseException) -> bool:
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("botocore", "aiohttp")
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether S3 may do a little later what it refuses now; an answer without a body says it by its status alone."""
+    answer = getattr(error, "response", None)
+    about = answer.get("ResponseMetadata", {}) if isinstance(answer, dict) else {}
+    return about.get("HTTPStatusCode", 0) >= 500
 
 
 def write_whole(path: Path, body: bytes | Path, place: Callable | None = None, mode: int = 0o600) -> None:

@@ -1,17 +1,21 @@
 """What breaks around a monitor: the disk, S3, the network, a process, the files. What is said, that nothing is lost, and
 that it goes on by itself afterwards."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from killing import kill_at
 from throttling import ThrottledS3
 
+from cryptomon_lib import lake, storage
 from cryptomon_lib.alerts import evaluate_alerts
 from cryptomon_lib.backfill import fill_holes
 from cryptomon_lib.collect import collect_payloads
@@ -175,6 +179,97 @@ def test_an_s3_that_refuses_every_sixth_request_is_asked_again(throttled, opened
 
     assert proxy.answered["slow_down"] > 5
     assert polled(monitor, stored) == [0, 1, 2]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """The same ways of bearing with an S3, a hundredth as long."""
+    monkeypatch.setattr(
+        storage, "S3_CLIENT", storage.S3_CLIENT | {"read_timeout": 0.5, "connect_timeout": 0.5}
+    )
+    monkeypatch.setattr(storage, "S3_TRIES", 3)
+    short = {"timeout": "1s", "retry_timeout": "1s", "backoff_config.max_backoff": "200ms"}
+    monkeypatch.setattr(lake, "S3_PATIENCE", lake.S3_PATIENCE | short)
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("mood", ["slow_down", "stall"])
+def test_an_s3_that_refuses_or_is_silent_for_long_ends_the_run_with_words_and_loses_nothing(
+    mood, impatient, throttled, opened, stored
+):
+    root, proxy = throttled
+    monitor = opened(root, proxy.address)
+    tick(monitor, 0)
+    # polled, and not flattened yet
+    collect_payloads(monitor, as_of=START + MINUTE)
+    waiting = [one.key for one in monitor.storage.objects("ingest")]
+    proxy.mood = mood
+    for what in (
+        lambda: collect_payloads(monitor, as_of=START + 2 * MINUTE),
+        lambda: flatten_payloads(monitor),
+        lambda: monitor.storage.exists(waiting[0]),
+        lambda: monitor.lake.open("ticks"),
+    ):
+        began = time.monotonic()
+        with pytest.raises(StorageError, match=r"^Cannot \w+.*s3://.*[Cc]heck the root"):
+            what()
+        assert time.monotonic() - began < 30
+    proxy.mood = "pass"
+
+    assert [one.key for one in monitor.storage.objects("ingest")] == waiting
+    tick(monitor, 3)
+    assert polled(monitor, stored) == [0, 1, 3]
+
+
+@pytest.mark.s3
+def test_an_s3_that_refuses_for_a_minute_is_outlasted(throttled, opened, monkeypatch):
+    """By a clock that the waits move on: none of them is slept."""
+    root, proxy = throttled
+    storage_of = opened(root, proxy.address).storage
+    storage_of.put("before", b"1")
+    waited = []
+
+    async def wait(seconds):
+        waited.append(seconds)
+        if sum(waited) > 60:
+            proxy.mood = "pass"
+
+    monkeypatch.setattr("s3fs.core.asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": wait}))
+    for ask in (
+        lambda: storage_of.create("new", b"2"),
+        # an answer without a body says 503 and nothing else
+        lambda: storage_of.exists("before"),
+        lambda: storage_of.get("before") == b"1",
+    ):
+        waited.clear()
+        proxy.mood = "slow_down"
+        assert ask() is True and 60 < sum(waited) < 74
+
+
+@pytest.mark.s3
+def test_a_network_that_is_gone_in_the_middle_of_an_upload_leaves_nothing_half(
+    impatient, throttled, opened, stored
+):
+    root, proxy = throttled
+    monitor = opened(root, proxy.address)
+    tick(monitor, 0)
+    collect_payloads(monitor, as_of=START + MINUTE)
+    # of a flatten's puts the data files come first, the commit that names them last
+    for number in (1, 2):
+        proxy.mood, proxy.every, proxy.only = "cut", number, "PUT"
+        with suppress(StorageError):
+            flatten_payloads(monitor)
+        with suppress(StorageError):
+            collect_payloads(monitor, as_of=START + (1 + number) * MINUTE)
+    proxy.mood, proxy.every, proxy.only = "pass", 1, ""
+    assert proxy.answered["cut"] > 3
+    flatten_payloads(monitor)
+    tick(monitor, 4)
+
+    # each minute whole and once
+    minutes = polled(monitor, stored)
+    assert set(minutes) >= {0, 1, 4} and len(minutes) == len(set(minutes))
+    assert monitor.storage.objects("ingest") == []
 
 
 # ---- the network

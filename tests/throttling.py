@@ -1,6 +1,7 @@
 """A proxy before an S3 that refuses, stalls or passes on what it is asked, as S3 does when it has too much to do."""
 
 import http.client
+import socket
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,13 +15,15 @@ _OF_A_HOP = {"connection", "transfer-encoding", "keep-alive", "content-length", 
 
 
 class ThrottledS3:
-    """The S3 at an address, at an address of its own. mood: pass, slow_down (503 SlowDown), stall (no answer).
+    """The S3 at an address, at an address of its own. mood: pass, slow_down (503 SlowDown), stall (no answer),
+    cut (the connection ends while the body is read).
 
-    every: only each so many-th request meets the mood. answered: requests by what became of them.
+    every: only each so many-th request meets the mood. only: and of these only this method. answered: requests by what
+    became of them.
     """
 
     def __init__(self, address: str):
-        self.behind, self.mood, self.every = urlsplit(address), "pass", 1
+        self.behind, self.mood, self.every, self.only = urlsplit(address), "pass", 1, ""
         self.answered: Counter[str] = Counter()
         self.ending = threading.Event()
         self._lock, self._asked = threading.Lock(), 0
@@ -48,11 +51,18 @@ class ThrottledS3:
         self._server.server_close()
 
     def _answer(self, asked: BaseHTTPRequestHandler) -> None:
-        body = asked.rfile.read(int(asked.headers.get("Content-Length") or 0))
+        length = int(asked.headers.get("Content-Length") or 0)
         with self._lock:
             self._asked += 1
-            mood = self.mood if self._asked % self.every == 0 else "pass"
+            meets = self._asked % self.every == 0 and self.only in ("", asked.command)
+            mood = self.mood if meets else "pass"
             self.answered[mood] += 1
+        if mood == "cut":
+            asked.rfile.read(length // 2)
+            asked.connection.shutdown(socket.SHUT_RDWR)
+            asked.close_connection = True
+            return
+        body = asked.rfile.read(length)
         if mood == "stall":
             self.ending.wait(60)
             asked.close_connection = True
