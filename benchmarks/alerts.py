@@ -29,7 +29,7 @@ from cryptomon_lib.alerts import _key as key_of
 from cryptomon_lib.alerts import _packed as packed
 from cryptomon_lib.backtest import backtest_rule
 from cryptomon_lib.evaluator import TABLE, Evaluator
-from cryptomon_lib.history import READING
+from cryptomon_lib.history import reading
 from cryptomon_lib.rules import read_rule
 from cryptomon_lib.tables import TABLES, schema
 
@@ -53,7 +53,7 @@ def readings(minute: int, chance: np.random.Generator) -> pa.Table:
             pa.repeat(pa.scalar(60, pa.int64()), MARKETS),
             pa.repeat(pa.scalar(60, pa.int64()), MARKETS),
         ],
-        schema=READING,
+        schema=reading(),
     )
 
 

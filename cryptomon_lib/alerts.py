@@ -28,7 +28,7 @@ from cryptomon_lib.evaluator import GAP_CADENCES, NAMES, PAIRS, SEEN, SILENT, TA
 from cryptomon_lib.lake import Batch
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.payloads import truncated
-from cryptomon_lib.rules import AVERAGES, SEVERITIES, Rule, load_rules
+from cryptomon_lib.rules import AVERAGES, SEVERITIES, WINDOWS, Rule, load_rules
 from cryptomon_lib.tables import empty, schema
 
 log = logging.getLogger(__name__)
@@ -211,8 +211,8 @@ def _readings(monitor: Monitor, evaluator: Evaluator, last: Step, now: datetime)
     engine, found = Engine(monitor, now), {}
     missed = last.at is not None and now - last.at > timedelta(seconds=GAP_CADENCES * evaluator.cadence_s)
     for view, measures in evaluator.views.items():
-        if view in AVERAGES.values() or view == "trailing_1h":
-            rows = readings_now(engine, AVERAGES["1h"], measures)
+        if view in WINDOWS:
+            rows = readings_now(engine, AVERAGES[WINDOWS[view]], measures)
             found[view] = _with_skipped(monitor, rows, last, now, view, evaluator.cadence_s)
         else:
             moments = _missed(last.at, now, evaluator.cadence_s) if missed else []
@@ -265,6 +265,7 @@ def _with_skipped(
         since,
         now,
         markets if len(markets) <= 200 else None,
+        WINDOWS[view],
     )
     # the view's own row of a reading comes first and stands
     key = ["market_id", "measure", "at"]
@@ -272,7 +273,7 @@ def _with_skipped(
     fresh = fresh.join(seen, ["market_id", "measure"], join_type="inner")
     fresh = fresh.filter(pc.greater(fresh["at"].cast(pa.int64()), fresh["at_ms"]))
     log.info("%d readings were late or missed", fresh.num_rows)
-    columns = history.READING.names
+    columns = history.reading(WINDOWS[view]).names
     return pa.concat_tables(
         [fresh.select(columns), rows.select(columns)], promote_options="permissive"
     ).sort_by("at")

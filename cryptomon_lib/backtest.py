@@ -26,12 +26,11 @@ from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.notices import notices_of, transitions_of
 from cryptomon_lib.payloads import parse_moment
 from cryptomon_lib.receivers import User
-from cryptomon_lib.rules import Rule, condition_in, duration_s, read_settings, spelled
+from cryptomon_lib.rules import WINDOWS, Rule, condition_in, duration_s, read_settings, spelled
 from cryptomon_lib.tables import empty
 
 log = logging.getLogger(__name__)
 
-HOURLY = ("now_1h", "trailing_1h")
 _ROWS_AT_ONCE = 400_000
 _AFTER = timedelta(hours=1)
 _OLD_MS = 150_000
@@ -129,8 +128,8 @@ def _evaluated(
     evaluator = Evaluator(named, cadence_s=monitor.settings.cadence_s, track=False, messages=False)
     view, measures, _ = rule
     parts = []
-    if view in HOURLY:
-        batches = _hourly(monitor, evaluator, measures, since, until, markets)
+    if view in WINDOWS:
+        batches = _averaged(monitor, evaluator, WINDOWS[view], measures, since, until, markets)
     else:
         batches = _minutely(monitor, evaluator, since, until)
     for rows, now in batches:
@@ -143,25 +142,25 @@ def _evaluated(
     )
 
 
-def _hourly(
-    monitor: Monitor, evaluator: Evaluator, measures, since: datetime, until: datetime, markets
+def _averaged(
+    monitor: Monitor, evaluator: Evaluator, window: str, measures, since: datetime, until: datetime, markets
 ) -> Iterator[tuple[pa.Table, datetime]]:
-    """Batches of readings that can change anything, of views that hold a value against its last hour."""
+    """Batches of readings that can change anything, of views that hold a value against the average before it."""
     names = (
         measures or Engine(monitor, until).query("select distinct measure from now_1h")["measure"].to_pylist()
     )
     _name_markets(monitor, evaluator, since, until)
     held, size = [], 0
     pasts: dict[tuple, list[Past]] = {}
-    for end, blocks in history.of_spans(monitor, history.spans(names, since, until), markets):
+    for end, blocks in history.of_spans(monitor, history.spans(names, since, until), markets, window):
         for block in blocks:
             rows = block.rows(_chosen(block, evaluator, pasts))
             held.append(rows)
             size += rows.num_rows
         if size > _ROWS_AT_ONCE:
-            yield pa.concat_tables([history.READING.empty_table(), *held]), end
+            yield pa.concat_tables([history.reading(window).empty_table(), *held]), end
             held, size = [], 0
-    yield pa.concat_tables([history.READING.empty_table(), *held]), until
+    yield pa.concat_tables([history.reading(window).empty_table(), *held]), until
 
 
 def _chosen(block: Block, evaluator: Evaluator, pasts: dict[tuple, list[Past]]) -> np.ndarray:
@@ -187,9 +186,15 @@ def _chosen(block: Block, evaluator: Evaluator, pasts: dict[tuple, list[Past]]) 
 def _conditions(block: Block, rule: Rule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whether a rule's condition holds, whether it is over, and whether that is known, cell by cell."""
     enough = ~np.isnan(block.value) & (block.samples >= rule.min_samples)
-    columns = {"value": block.value, "average_1h": block.average, "samples": block.samples, "ratio_1h": None}
+    ratio = f"ratio_{block.window}"
+    columns = {
+        "value": block.value,
+        f"average_{block.window}": block.average,
+        "samples": block.samples,
+        ratio: None,
+    }
     if rule.simple and rule.recovery is None and rule.compared in columns:
-        reached = block.ratio if rule.compared == "ratio_1h" else columns[rule.compared]
+        reached = block.ratio if rule.compared == ratio else columns[rule.compared]
         passes = _SIGNS[rule.compare]
         with np.errstate(invalid="ignore"):
             holds = passes(reached, rule.threshold)
@@ -204,7 +209,7 @@ def _conditions(block: Block, rule: Rule) -> tuple[np.ndarray, np.ndarray, np.nd
     shape = block.value.shape
     known = pc.is_valid(found["holds"]).to_numpy().reshape(shape) & enough
     if rule.compared in columns:
-        known &= ~np.isnan(block.ratio if rule.compared == "ratio_1h" else columns[rule.compared])
+        known &= ~np.isnan(block.ratio if rule.compared == ratio else columns[rule.compared])
     holds = pc.fill_null(found["holds"], False).to_numpy().reshape(shape) & known
     over = pc.fill_null(found["over"], False).to_numpy().reshape(shape) & known
     return holds, over, known
@@ -224,10 +229,10 @@ def _cells(block: Block) -> pa.Table:
             "measure": pa.repeat(pa.scalar(block.measure), times * markets),
             "at": pa.array(np.repeat(block.at_ms, markets)).cast(pa.timestamp("ms")),
             "value": pa.array(value, mask=np.isnan(value)),
-            "average_1h": pa.array(average, mask=np.isnan(average)),
-            "ratio_1h": pa.array(ratio, mask=np.isnan(ratio)),
+            f"average_{block.window}": pa.array(average, mask=np.isnan(average)),
+            f"ratio_{block.window}": pa.array(ratio, mask=np.isnan(ratio)),
             "samples": pa.array(block.samples.ravel().astype(np.int64)),
-            "expected": pa.repeat(pa.scalar(60), times * markets),
+            "expected": pa.array(np.repeat(block.expected, markets)),
         }
     )
 

@@ -1,7 +1,7 @@
 """Unit tests of rules: given series, expected alerts, as YAML files that need no data and no clock.
 
-Owns the files' form and how a difference is shown. A test runs the rule through the evaluator that runs live; averages of
-the hour are computed from the given values. `params/alert_tests/` has examples.
+Owns the files' form and how a difference is shown. A test runs the rule through the evaluator that runs live; averages
+are computed from the given values. `params/alert_tests/` has examples.
 """
 
 import difflib
@@ -21,7 +21,7 @@ from cryptomon_lib import history
 from cryptomon_lib.config import home, nearest, read_yaml
 from cryptomon_lib.errors import ConfigError
 from cryptomon_lib.evaluator import Evaluator
-from cryptomon_lib.rules import AVERAGES, Rule, duration_s, load_rules, read_rule
+from cryptomon_lib.rules import WINDOWS, Rule, duration_s, load_rules, read_rule
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 _TERM = re.compile(r"(_|-?\d+(?:\.\d+)?(?:e-?\d+)?)(?:\+(-?\d+(?:\.\d+)?))?(?:x(\d+))?", re.IGNORECASE)
@@ -136,30 +136,34 @@ def _readings(rule: Rule, given: Iterable[_Series], every: timedelta, place: str
     for series in given:
         if (series.values is None) == (not series.columns):
             raise ConfigError(f"{place}: given needs values of a measure or columns of a view, one of them.")
-        hourly = rule.view in AVERAGES.values()
-        if series.values is not None and not hourly:
+        window = WINDOWS.get(rule.view)
+        if series.values is not None and not window:
             raise ConfigError(
                 f"{place}: view {rule.view} has columns, not values; give columns: {{name: series}}."
             )
         measure = series.measure or (rule.measures or ("price",))[0]
         if series.values is not None:
-            parts.append(_hourly(series, measure, expanded(series.values, place), every))
+            parts.append(_averaged(series, measure, expanded(series.values, place), every, window))
         else:
-            parts.append(_columns(series, measure if hourly else series.measure, every, place))
+            parts.append(_columns(series, measure if window else series.measure, every, place))
     return pa.concat_tables(parts, promote_options="permissive")
 
 
-def _hourly(series: _Series, measure: str, values: list[float | None], every: timedelta) -> pa.Table:
-    """A series beside its average of the hour before, as trailing_1h; what is absent is marked."""
+def _averaged(
+    series: _Series, measure: str, values: list[float | None], every: timedelta, window: str
+) -> pa.Table:
+    """A series beside its average of the window before, as the window's view; what is absent is marked."""
     step = round(every.total_seconds() * 1e3)
     times = round(START.timestamp() * 1e3) + step * np.arange(len(values))
     there = np.array([value is not None for value in values])
     matrix = np.array([np.nan if value is None else value for value in values]).reshape(-1, 1)
+    markets = np.array([series.market], object)
+    known = history.Hours(window) if history.HOURS[window] > 1 else None
     blocks = history.averaged(
-        measure, np.array([series.market], object), times[there], matrix[there], times[0] - 1, times[-1]
+        measure, markets, times[there], matrix[there], times[0] - 1, times[-1], window, known
     )
     rows = [block.rows(np.ones(block.value.shape, bool)) for block in blocks]
-    found = pa.concat_tables([history.READING.empty_table(), *rows])
+    found = pa.concat_tables([history.reading(window).empty_table(), *rows])
     found = found.append_column("there", pa.repeat(pa.scalar(True), found.num_rows))
     absent = pa.table({"at": pa.array(times[~there]).cast(pa.timestamp("ms"))})
     return pa.concat_tables([found, absent], promote_options="permissive")

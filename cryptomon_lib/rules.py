@@ -1,7 +1,8 @@
 """Alert rules: `params/alerts.yaml` as frozen values, each checked before anything is evaluated.
 
 Owns what a rule may say and the wording of every error about it. A rule names a view and a condition in SQL, or is
-in the short form: a measure, and how many times its average of the hour before. `params/alerts.yaml` explains the keys.
+in the short form: a measure, and how many times its average of the hour, day or week before. `params/alerts.yaml`
+explains the keys.
 """
 
 import re
@@ -22,11 +23,15 @@ from cryptomon_lib.errors import ConfigError
 
 SEVERITIES = ("info", "warning", "critical")
 # the views that put a value beside its average of a window, by the window
-AVERAGES = {"1h": "now_1h"}
+AVERAGES = {"1h": "now_1h", "24h": "now_24h", "7d": "now_7d"}
+# all that do, and their windows
+WINDOWS = {view: window for window, view in AVERAGES.items()} | {"trailing_1h": "1h"}
 DEFAULT_MESSAGE = "{market} {measure} {value:.6g}: {compared} {reached:.4g}, threshold {threshold:.4g}"
 _TIMES_MESSAGE = (
-    "{market} {measure} is {ratio:.2f} x its average of the hour before: {value:.6g}, average {average:.6g}"
+    "{{market}} {{measure}} is {{ratio:.2f}} x its average of the {} before: "
+    "{{value:.6g}}, average {{average:.6g}}"
 )
+_SAID = {"1h": "hour", "24h": "24 h", "7d": "7 days"}
 FIELDS: Mapping[str, Any] = {
     **dict.fromkeys(("rule", "market_id", "exchange", "symbol", "market", "measure", "compared"), "x"),
     **dict.fromkeys(("severity", "state"), "x"),
@@ -302,7 +307,9 @@ def _checked(name: str, given: _Entry, place: str) -> Rule:
             "told last; it needs a condition that compares a column with a number."
         )
     recovery, recover = _recovery(given.recover, column, compare, threshold, columns, view, place)
-    message = given.message or (_TIMES_MESSAGE if given.times is not None else DEFAULT_MESSAGE)
+    message = given.message or (
+        _TIMES_MESSAGE.format(_SAID[WINDOWS[view]]) if given.times is not None else DEFAULT_MESSAGE
+    )
     _check_message(message, place)
     return Rule(
         name=name,
@@ -348,12 +355,22 @@ def _what(given: _Entry, place: str) -> tuple[str, str]:
         )
     if given.measure is None:
         raise ConfigError(f"{place}: the short form needs a measure; '*' is all of them.")
-    over = given.over or "1h"
-    if over not in AVERAGES:
-        raise ConfigError(f"{place}: over is {over!r}.{nearest(over, AVERAGES)}")
+    over = _window(given.over or "1h", f"{place}: over")
     if not 0 < given.times < float("inf"):
         raise ConfigError(f"{place}: times is {given.times}; it has to be a number above 0.")
     return AVERAGES[over], f"ratio_{over} > {given.times!r}"
+
+
+def _window(over: str, place: str) -> str:
+    """The window that `over` means: 24h is 1d is 1440m."""
+    length = duration_s(over, place)
+    found = next((one for one in AVERAGES if duration_s(one, place) == length), None)
+    if found is None:
+        raise ConfigError(
+            f"{place} is {over!r}; there are averages over {', '.join(AVERAGES)}. Over another time: a view of your own "
+            "that has them, and a condition on it."
+        )
+    return found
 
 
 def _columns(view: str, place: str) -> tuple[str, ...]:

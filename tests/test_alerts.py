@@ -17,11 +17,12 @@ from cryptomon_lib.alerts import (
     last_step,
     save_rules,
 )
-from cryptomon_lib.backtest import other_threshold
+from cryptomon_lib.backtest import backtest_rule, other_threshold
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.errors import ConfigError, StorageError
 from cryptomon_lib.lake import Batch
 from cryptomon_lib.monitor import open_monitor
+from cryptomon_lib.rollups import roll_up
 from cryptomon_lib.rules import read_rule
 
 NOON = datetime(2026, 7, 27, 12, tzinfo=UTC)
@@ -82,6 +83,29 @@ def test_minutes_that_nobody_looked_at_are_made_up_for_in_order(filled, stored):
     evaluate_alerts(filled, FIRST, RULES)
     evaluate_alerts(filled, FIRST + 5 * MINUTE, RULES)
     assert came(stored, filled) == EXPECTED
+
+
+@pytest.mark.parametrize("rolled", [True, False], ids=["rolled up", "not rolled up"])
+@pytest.mark.parametrize("every", [1, 5])
+def test_against_the_average_of_a_day_the_same_fires_live_and_in_a_back_test(
+    every, rolled, local, table_of, stored
+):
+    rule = read_rule("day", {"measure": "volume_24h", "times": 3, "over": "24h"})
+    values = [100.0] * 24 * 60 + VALUES[60:]
+    local.lake.append("ticks", [Batch("day", ticks(table_of, values, first=FIRST - timedelta(hours=24)))])
+    if rolled:
+        assert roll_up(local, FIRST + 5 * MINUTE).hours == 24
+    for minute in range(0, 6, every):
+        evaluate_alerts(local, FIRST + minute * MINUTE, [rule])
+    assert came(stored, local) == EXPECTED
+    first = min(stored(local, "alerts"), key=lambda row: row["at"])
+    # 24 hours of 100, and the 300 of the minute before
+    assert [first[name] for name in ("average", "samples")] == [pytest.approx(144_300 / 1441), 1441]
+    assert first["says"].startswith("BTC-USD volume_24h is 3.20 x its average of the 24 h before")
+
+    found = backtest_rule(local, rule, FIRST - MINUTE, FIRST + 5 * MINUTE).transitions.to_pylist()
+    assert sorted(((one["at"] - FIRST) // MINUTE, one["state"]) for one in found) == EXPECTED
+    assert {one["average"] for one in found} == {row["average"] for row in stored(local, "alerts")}
 
 
 def test_readings_that_come_late_are_evaluated_when_they_come(local, table_of, stored):

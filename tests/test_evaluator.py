@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from cryptomon_lib.evaluator import TABLE, Evaluator, State
-from cryptomon_lib.history import READING
+from cryptomon_lib.history import reading
 from cryptomon_lib.rules import read_rule
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -31,7 +31,7 @@ def readings(values, market=BTC, measure="volume_1m", first=0, samples=60, step=
         for number, value in enumerate(values)
         if value is not None
     ]
-    return pa.Table.from_pylist(rows, schema=READING)
+    return pa.Table.from_pylist(rows, schema=reading())
 
 
 def run(rule, values, at_once=1, kept=False, **named):
@@ -162,7 +162,7 @@ def test_a_reading_without_the_column_that_a_rule_is_about_is_no_reading():
         rows = readings([value], first=number).to_pylist()
         if value == 10:
             rows[0] |= {"ratio_1h": None, "average_1h": None}
-        rows = pa.Table.from_pylist(rows, schema=READING)
+        rows = pa.Table.from_pylist(rows, schema=reading())
         found += evaluator.advance({"now_1h": rows}, START + MINUTE * number).to_pylist()
     assert short(found) == [(0, "firing"), (1, "resolved"), (2, "firing", "cool_down")]
 

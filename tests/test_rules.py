@@ -37,6 +37,21 @@ def test_the_short_form_is_a_condition_on_the_view_of_its_window():
 
 
 @pytest.mark.parametrize(
+    ("over", "view", "said"),
+    [
+        ("24h", "now_24h", "24 h"),
+        ("1d", "now_24h", "24 h"),
+        ("7d", "now_7d", "7 days"),
+        ("60m", "now_1h", "hour"),
+    ],
+)
+def test_an_average_is_over_an_hour_a_day_or_a_week_however_that_is_written(over, view, said):
+    rule = read_rule("volume", SHORT | {"over": over, "recover": 2})
+    assert (rule.view, rule.compared, rule.recover) == (view, f"ratio_{view.removeprefix('now_')}", 2)
+    assert f"its average of the {said} before" in rule.message
+
+
+@pytest.mark.parametrize(
     ("condition", "headline", "simple"),
     [
         ("ratio_1h > 3", ("ratio_1h", ">", 3), True),
@@ -110,12 +125,14 @@ def test_an_error_names_the_file_the_rule_and_the_key(write, text, says):
         (SHORT | {"condition": "ratio_1h > 3"}, "one of them"),
         ({"times": 3}, "needs a measure"),
         (SHORT | {"view": "now_1h"}, "knows its view by over"),
-        (SHORT | {"over": "2h"}, "over is '2h'. Did you mean 1h"),
+        (SHORT | {"over": "2h"}, "over is '2h'; there are averages over 1h, 24h, 7d"),
+        (SHORT | {"over": "day"}, "over is 'day'; write it as 90s, 5m, 1h or 2d"),
+        (SHORT | {"over": "24h", "recover": "ratio_1h < 2"}, "view now_24h has no column ratio_1h"),
         (SHORT | {"times": 0}, "above 0"),
         (SHORT | {"times": float("nan")}, "above 0"),
         ({"condition": "ratio_1h > 3", "over": "1h"}, "over belongs to the short form"),
         ({"condition": "ratoi_1h > 3"}, "no column ratoi_1h. Did you mean ratio_1h"),
-        ({"condition": "ratio_1h > 3", "view": "now_2h"}, "view is 'now_2h'. Did you mean now_1h"),
+        ({"condition": "ratio_1h > 3", "view": "now1h"}, "view is 'now1h'. Did you mean now_1h"),
         ({"condition": "age_s > 3", "view": "freshness"}, "no market_id"),
         ({"condition": "ratio_1h"}, "which is a value"),
         ({"condition": "ratio_1h + 1"}, "which is a value"),

@@ -8,6 +8,7 @@ from statistics import stdev
 import pytest
 
 from cryptomon_lib.engine import Engine
+from cryptomon_lib.history import readings
 from cryptomon_lib.lake import Batch
 from cryptomon_lib.monitor import open_monitor
 
@@ -564,3 +565,63 @@ def test_hours_and_days_of_30_days_are_what_the_prices_say(rolled, engines, week
         expected = (some[0], max(some), min(some), some[-1]) if 2 * len(some) >= minutes else (None,) * 4
         assert row[:4] == expected, (market, day)
     assert compared > 600 and len(days) >= 30
+
+
+# ---- averages of a day and of a week, the value itself left out
+
+
+def beside(own, at, hours, since=NOW - 8 * DAY):
+    """samples and average of the full hours before a value and of what its hour had; older than since is not known."""
+    begins = max(at.replace(minute=0, second=0) - hours * HOUR, since)
+    before = [value for moment, value in own.items() if begins <= moment < at]
+    return len(before), math.fsum(before) / len(before) if len(before) >= 30 * hours else None
+
+
+def is_beside(row, value, samples, average, window):
+    ratio = None if average is None else value / average
+    wanted = {"value": value, f"average_{window}": average, f"ratio_{window}": ratio}
+    return row["samples"] == samples and all(
+        row[name] is None if one is None else math.isclose(row[name], one, rel_tol=1e-9)
+        for name, one in wanted.items()
+    )
+
+
+@pytest.mark.parametrize(("window", "hours"), [("24h", 24), ("7d", 168)])
+@pytest.mark.parametrize("rolled", ROLLED)
+def test_a_long_average_is_of_full_hours_and_of_this_one_without_the_value(
+    rolled, window, hours, engines, values, weeks
+):
+    found = engines[rolled].query(f"select * from now_{window}").to_pylist()
+    assert {(row["market_id"], row["measure"]) for row in found} >= {
+        (f"kraken:kraken:{market}", measure) for market in MARKETS[:4] for measure in MEASURES
+    }
+    known, averages = values if rolled == "none" else values | weeks, 0
+    for row in found:
+        if row["measure"] not in MEASURES:
+            continue
+        own = known[row["market_id"], row["measure"]]
+        at = row["at"].replace(tzinfo=UTC)
+        assert (
+            at == max(values[row["market_id"], row["measure"]]) and row["expected"] == hours * 60 + at.minute
+        )
+        samples, average = beside(
+            own, at, hours, NOW - (26 * HOUR - MINUTE / 2 if rolled == "none" else 8 * DAY)
+        )
+        assert is_beside(row, own[at], samples, average, window), f"{row} {samples} {average}"
+        averages += average is not None
+    # of a week without roll-ups there are too few
+    assert averages == {("24h", True): 12, ("7d", False): 5}.get((window, rolled == "none"), averages)
+
+
+@pytest.mark.parametrize(("window", "hours"), [("24h", 24), ("7d", 168)])
+def test_the_history_has_the_same_long_averages_minute_by_minute(window, hours, engines, values, weeks):
+    own = (values | weeks)["kraken:kraken:BTC-USD", "price"]
+    # over the edges of hours and of what is read at a time, half a second past the minute
+    since = NOW - 7 * HOUR + timedelta(milliseconds=500)
+    found = readings(engines["late"].monitor, ["price"], since, NOW, window=window).to_pylist()
+    mine = [row for row in found if row["market_id"].endswith("BTC-USD")]
+    assert [row["at"].replace(tzinfo=UTC) for row in mine] == sorted(at for at in own if since < at <= NOW)
+    for row in mine[::5]:
+        at = row["at"].replace(tzinfo=UTC)
+        assert is_beside(row, own[at], *beside(own, at, hours), window)
+        assert row["expected"] == hours * 60 + at.minute
