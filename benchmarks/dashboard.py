@@ -30,6 +30,7 @@ from playwright.async_api import Browser, Page, async_playwright
 from cryptomon_lib import Engine, open_monitor
 from cryptomon_lib.config import home
 from cryptomon_lib.dashboard_server import free_port, start
+from cryptomon_lib.doctor import find_chromium
 from cryptomon_lib.latest import keep_latest
 
 PEERS = Path(__file__).parent / "peers"
@@ -278,7 +279,7 @@ def memory_mb(pid: int) -> float:
 
 async def run(root: str, markets: list[str], rounds: int) -> None:
     """Print the table."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    path = find_chromium()
     if path is None:
         sys.exit("no Chromium: install chromium, or google-chrome, and put it on PATH")
     print(

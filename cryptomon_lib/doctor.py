@@ -368,10 +368,15 @@ def ports(visit: Visit) -> Iterator[Says]:
                 yield name, NOTE, f"port {port} is taken", do
 
 
+def find_chromium() -> str | None:
+    """Where a Chromium is on this machine, by the names that packages give it; None where there is none."""
+    return next((path for name in _CHROMIUM if (path := shutil.which(name))), None)
+
+
 @check(of_settings=False)
 def chromium(visit: Visit) -> Iterator[Says]:
     """A Chromium for the browser tests; nothing else needs one."""
-    found = next((path for name in _CHROMIUM if (path := shutil.which(name))), None)
+    found = find_chromium()
     if found:
         yield "Chromium", OK, Path(found).name
     else:

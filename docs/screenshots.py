@@ -6,7 +6,6 @@ each page at desktop and phone width, light and dark.
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,8 @@ import time
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
+
+from cryptomon_lib.doctor import find_chromium
 
 HERE = Path(__file__).resolve().parent
 TICKS = 4
@@ -35,7 +36,7 @@ SHOTS = {
 
 def main() -> None:
     """Run everything, take the pictures, end everything."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    chromium = find_chromium()
     if chromium is None:
         sys.exit("no Chromium: install chromium, or google-chrome, and put it on PATH")
     with tempfile.TemporaryDirectory() as root:

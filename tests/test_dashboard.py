@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 import socket
 import time
@@ -18,6 +17,7 @@ import requests
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from cryptomon_lib import dashboard, dashboard_server, open_monitor
+from cryptomon_lib.doctor import find_chromium
 from cryptomon_lib.errors import RunError
 from cryptomon_lib.lake import Batch
 
@@ -40,11 +40,6 @@ def kernels_of(server):
         with suppress(psutil.Error):
             lines.append(" ".join(process.cmdline()))
     return [line for line in lines if "ipykernel" in line]
-
-
-def browser_path():
-    """A Chromium that is on this machine."""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def ticks(minutes, newest=None):
@@ -133,7 +128,7 @@ def served(root, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium():
-    path = browser_path()
+    path = find_chromium()
     if path is None:
         pytest.skip("no Chromium: install chromium, or google-chrome, and put it on PATH")
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra dev")
