@@ -417,7 +417,9 @@ def both(table_of, tmp_path_factory):
     return engines
 
 
-@pytest.mark.parametrize("view", ["newest_ticks", "markets", "rank_24h", "movers", "spread", "latest"])
+@pytest.mark.parametrize(
+    "view", ["newest_ticks", "markets", "rank_24h", "movers", "spread", "freshness", "latest"]
+)
 def test_views_of_now_are_the_same_with_roll_ups_and_without(view, both):
     text = f"select * from {view} order by {', '.join(sql.views()[view].grain)}"
     rolled, direct = (engine.query(text) for engine in both)

@@ -1,13 +1,26 @@
 -- How old each source's newest tick is, and its newest candle.
 -- grain: source
 -- units: age_s and candle_age_s in seconds; a candle is as old as its end
--- lookback: 24 h
--- why: a number is to be believed only as far as its age is known. A source without candles has null there. Only a
---      source that is silent for 10 minutes is looked for in the whole day.
+-- lookback: 26 h
+-- why: a number is to be believed only as far as its age is known. A source without candles has null there. Which
+--      sources there are, closed hours say; only one that is silent for 10 minutes is looked for in the whole day.
 with stored as (
-    select distinct source
+    select source
+    from ticks_1h
+    where
+        day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '25' hour) as varchar)
+        and hour_at >= date_trunc('hour', cast(current_timestamp at time zone 'UTC' as timestamp(3))) - interval '24' hour
+        and hour_at < date_trunc('hour', cast(current_timestamp at time zone 'UTC' as timestamp(3)))
+
+    union
+
+    select source
     from ticks
-    where day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour) as varchar)
+    where
+        day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour) as varchar)
+        and collected_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour
+        and collected_at >= (select rolled_until from rolled_ticks)
+        and collected_at <= cast(current_timestamp at time zone 'UTC' as timestamp(3))
 ),
 
 ticking as (
