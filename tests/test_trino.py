@@ -21,7 +21,7 @@ from cryptomon_lib.errors import ConfigError, QueryError, StorageError
 from cryptomon_lib.flatten import flatten_payloads
 from cryptomon_lib.latest import keep_latest
 from cryptomon_lib.monitor import open_monitor
-from cryptomon_lib.rollups import roll_up
+from cryptomon_lib.rollups import GRACE, roll_up
 from cryptomon_lib.simulator import Simulator
 from cryptomon_lib.tables import TABLES
 
@@ -185,7 +185,7 @@ def test_roll_ups_are_read_where_they_are(place):
     here = place("simulated_rolled")
     for view in ("rolled", "rolled_ticks"):
         (row,) = here.backend.do(f"select rolled_until from {view}").rows.to_pylist()
-        assert row["rolled_until"] == here.now.replace(second=0, minute=0, tzinfo=None)
+        assert row["rolled_until"] == (here.now - GRACE).replace(second=0, minute=0, tzinfo=None)
     counted = here.backend.do(
         "select (select count(*) from rollups_1h) as hours, (select count(*) from ticks_1h) as ticks, "
         "(select count(*) from stored_latest) as markets, (select count(*) from stored_now_1h) as now"
