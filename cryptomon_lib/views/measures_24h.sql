@@ -3,7 +3,7 @@
 -- units: of the measure; m2, the sum of squared deviations from the mean, in its square
 -- lookback: 26 h
 -- why: rank, averages and deviations of a day from some 24 roll-ups a market. The hour that the window begins in and
---      what is not rolled up yet come from the values. Merged in two steps, because a difference of squares would
+--      what is not rolled up yet come from the values. Merged around the mean of the whole, because a difference of squares would
 --      lose the digits of a stable coin; what did not move deviates by exactly nothing.
 with rolled_up as (
     select
@@ -97,28 +97,32 @@ centred as (
     select
         market_id,
         measure,
-        sum(samples) as samples,
-        sum(samples * mean) / nullif(sum(samples), 0) as mean
+        begins_at,
+        samples,
+        mean,
+        m2,
+        min,
+        max,
+        "first",
+        "last",
+        sum(samples * mean) over (partition by market_id, measure)
+        / nullif(sum(samples) over (partition by market_id, measure), 0) as mean_24h
     from pieces
-    group by market_id, measure
 ),
 
 merged as (
     select
-        pieces.market_id,
-        pieces.measure,
-        max(centred.samples) as samples,
-        max(centred.mean) as mean,
-        sum(pieces.m2 + pieces.samples * (pieces.mean - centred.mean) * (pieces.mean - centred.mean)) as m2,
-        min(pieces.min) as min,
-        max(pieces.max) as max,
-        min_by(pieces."first", pieces.begins_at) filter (where pieces."first" is not null) as "first",
-        max_by(pieces."last", pieces.begins_at) filter (where pieces."last" is not null) as "last"
-    from pieces
-    inner join centred
-        on pieces.market_id = centred.market_id
-        and pieces.measure = centred.measure
-    group by pieces.market_id, pieces.measure
+        market_id,
+        measure,
+        sum(samples) as samples,
+        max(mean_24h) as mean,
+        sum(m2 + samples * (mean - mean_24h) * (mean - mean_24h)) as m2,
+        min(min) as min,
+        max(max) as max,
+        min_by("first", begins_at) filter (where "first" is not null) as "first",
+        max_by("last", begins_at) filter (where "last" is not null) as "last"
+    from centred
+    group by market_id, measure
 ),
 
 final as (
