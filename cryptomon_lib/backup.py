@@ -40,6 +40,7 @@ _BACKUPS, _CONTENTS, _TABLES = "backups", "contents", "tables"
 # what is made again by itself, or is of a moment only
 _LEFT_OUT = ("exports/", "doctor/", RESTORING)
 _LOG = re.compile(r"(\d{20})\.(json|checkpoint(\.\d+\.\d+)?\.parquet)")
+_SOURCES = ("ticks", "candles")
 _PINS = 5
 # contents that no backup names may be of a backup that is being taken
 _GRACE = timedelta(days=1)
@@ -251,7 +252,8 @@ class _Taking:
         while True:
             before = self.storage.objects(STATES)
             versions, objects = {}, []
-            for name in self.storage.folders(_TABLES):
+            # what is derived of them says of which of their versions it is: never of a later one than is pinned
+            for name in sorted(self.storage.folders(_TABLES), key=lambda name: (name in _SOURCES, name)):
                 pin = _pin(self.storage, self.lake, name)
                 if pin:
                     versions[name] = pin[0]

@@ -12,7 +12,7 @@ import pytest
 from killing import kill_at
 from typer.testing import CliRunner
 
-from cryptomon_lib import backup, compact_tables, evaluate_alerts, flatten_payloads, send_notices
+from cryptomon_lib import backup, compact_tables, evaluate_alerts, flatten_payloads, roll_up, send_notices
 from cryptomon_lib.backup import _LEFT_OUT, RESTORING, back_up, backups, load_backup, restore, verify_backup
 from cryptomon_lib.cli import app
 from cryptomon_lib.collect import collect_payloads
@@ -139,6 +139,19 @@ def test_a_payload_flattened_while_the_queue_is_copied_is_neither_lost_nor_doubl
     assert rows(other, "ticks") == rows(lived, "ticks")
     flatten_payloads(other)
     assert rows(other, "ticks") == rows(lived, "ticks")
+
+
+def test_what_is_rolled_up_is_never_of_a_later_version_than_is_backed_up(lived, tmp_path, monkeypatch):
+    pin, pinned = backup._pin, []
+
+    def noted(storage, lake, name):
+        pinned.append(name)
+        return pin(storage, lake, name)
+
+    monkeypatch.setattr(backup, "_pin", noted)
+    roll_up(lived, START + timedelta(hours=2))
+    back_up(lived, str(tmp_path / "kept"))
+    assert {"rollups_1h", "ticks_1h"} < set(pinned) and set(pinned[-2:]) == {"ticks", "candles"}
 
 
 def test_files_that_compaction_takes_away_meanwhile_are_pinned_again(

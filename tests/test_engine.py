@@ -2,16 +2,19 @@
 
 import shutil
 import threading
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb as plain_duckdb
+import fsspec.implementations.memory
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cryptomon_lib import connect, sql
 from cryptomon_lib.engine import Engine
-from cryptomon_lib.engines import duckdb
+from cryptomon_lib.engines import duckdb, remote
 from cryptomon_lib.errors import ConfigError, PayloadError, QueryError
 from cryptomon_lib.lake import Batch, Lake
 from cryptomon_lib.storage import Storage
@@ -245,6 +248,67 @@ def test_files_that_vanish_between_the_look_and_the_reading_are_looked_for_again
     monkeypatch.setattr(duckdb.Backend, "_statement", compacted_meanwhile)
     assert engine.query("select count(*) as n from ticks")["n"].to_pylist() == [6]
     assert len(turns) == 2
+
+
+@pytest.mark.s3
+def test_on_s3_a_file_is_asked_for_once_however_often_it_is_queried(s3, open_at, ticks, monkeypatch):
+    monitor = open_at(s3.root, s3.endpoint_url)
+    for number in range(3):
+        monitor.lake.append("ticks", [Batch(f"{number}", ticks(NOON + number * MINUTE))])
+    asked, fs = Counter(), type(monitor.storage.fs)
+    call = fs._call_s3
+
+    async def counted(self, method, *given, **named):
+        if str(named.get("Key", "")).endswith(".parquet"):
+            asked[method] += 1
+        return await call(self, method, *given, **named)
+
+    monkeypatch.setattr(fs, "_call_s3", counted)
+    engine = Engine(monitor, NOON + timedelta(hours=1))
+    for text in ("select count(*) as n from ticks", "select market_id, price from ticks order by 1"):
+        engine.query(text)
+    # its size and its bytes
+    assert asked == {"head_object": 3, "get_object": 3}
+    monitor.lake.append("ticks", [Batch("new", ticks(NOON + 3 * MINUTE))])
+    assert engine.query("select count(*) as n from ticks")["n"].to_pylist() == [8]
+    assert asked == {"head_object": 4, "get_object": 4}
+
+
+def test_of_a_large_file_the_end_is_kept_and_ranges_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "_WHOLE_MAX", 1_000)
+    monkeypatch.setattr(remote, "_END", 50_000)
+    rows = pa.table({"n": range(200_000), "text": [f"{number * 7919:040}" for number in range(200_000)]})
+    pq.write_table(rows, tmp_path / "big.parquet", row_group_size=20_000, compression="none")
+    body, read = (tmp_path / "big.parquet").read_bytes(), []
+
+    class Beneath(fsspec.implementations.memory.MemoryFileSystem):
+        def cat_file(self, path, start=None, end=None, **named):
+            read.append((start, end))
+            return body[start:end]
+
+        def info(self, path, **named):
+            return {"name": path, "size": len(body), "type": "file", "LastModified": NOON}
+
+    connection = plain_duckdb.connect()
+    connection.register_filesystem(remote.ImmutableFiles(Beneath()))
+    text = "select count(*), min(text), max(text) from read_parquet('s3://bucket/big.parquet') where n between 5000 and 5999"
+    assert connection.execute(text).fetchone() == (1_000, f"{5000 * 7919:040}", f"{5999 * 7919:040}")
+    assert read.count((len(body) - 50_000, len(body))) == 1
+    assert sum(end - start for start, end in read) < len(body) / 2
+
+
+def test_what_is_kept_of_files_is_bounded(monkeypatch):
+    class Beneath(fsspec.implementations.memory.MemoryFileSystem):
+        def cat_file(self, path, start=None, end=None, **named):
+            return bytes(end - start)
+
+        def info(self, path, **named):
+            return {"name": path, "size": 1_000, "type": "file", "LastModified": NOON}
+
+    files = remote.ImmutableFiles(Beneath(), kept_max=3_500)
+    for number in range(10):
+        assert files.open(f"s3://bucket/{number}").read() == bytes(1_000)
+    assert list(files._kept) == ["bucket/7", "bucket/8", "bucket/9"]
 
 
 def test_a_table_that_was_removed_and_made_anew_is_seen_as_it_is(local, ticks):

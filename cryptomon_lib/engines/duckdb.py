@@ -25,6 +25,7 @@ import duckdb
 from cryptomon_lib import bounds, sql
 from cryptomon_lib.engines import Answer, plain_types
 from cryptomon_lib.engines.files import Files, Snapshot, is_needed
+from cryptomon_lib.engines.remote import ImmutableFiles
 from cryptomon_lib.errors import QueryError
 from cryptomon_lib.monitor import Monitor, open_monitor
 from cryptomon_lib.payloads import as_moment
@@ -38,6 +39,12 @@ _PLANS = 500
 # the database keeps what it learnt of a file, some 40 KB, also when the file is gone: after so many it begins anew
 _GONE_MAX = 1_000
 _WITH = re.compile(r"(?i)with\s+(recursive\s+)?")
+
+
+def _may_be_gone(error: Exception) -> bool:
+    # what a file system in Python raises comes as text
+    kinds = duckdb.IOException | duckdb.HTTPException | OSError
+    return isinstance(error, kinds) or FileNotFoundError.__name__ in str(error)
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class Backend:
                 refused = QueryError(f"DuckDB refuses the query: {str(error).strip()}")
                 refused.__cause__ = error
                 # what was read may be gone because another version took its place; else nothing helps
-                if not isinstance(error, duckdb.IOException | duckdb.HTTPException | OSError) or all(
+                if not _may_be_gone(error) or all(
                     shared.files.newest(name) is one for name, one in seen.items()
                 ):
                     raise refused from error
@@ -176,7 +183,7 @@ def connect(
     connection = duckdb.connect(path)
     connection.execute("set TimeZone = 'UTC'; create schema parts")
     if monitor.storage.is_s3:
-        connection.register_filesystem(monitor.storage.fs)
+        connection.register_filesystem(ImmutableFiles(monitor.storage.fs))
     called: list[str] = []
     for number, node in enumerate(plan.nodes):
         if isinstance(node, bounds.Read):
@@ -395,7 +402,7 @@ class _Shared:
         database = duckdb.connect(":memory:", config=self._config)
         database.execute("set global TimeZone = 'UTC'; set global parquet_metadata_cache = true")
         if self._storage.is_s3:
-            database.register_filesystem(self._storage.fs)
+            database.register_filesystem(ImmutableFiles(self._storage.fs))
         return database
 
     @contextmanager
