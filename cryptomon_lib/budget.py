@@ -6,16 +6,16 @@ complained. A process that is killed leaves at most one unused place in the queu
 
 import json
 import logging
-import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from cryptomon_lib.storage import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -136,14 +136,8 @@ def _slowness(state: dict, now: float) -> float:
 
 
 def _write(path: Path, state: dict) -> None:
-    # renamed, so that who reads without the lock never sees a half
-    handle, unfinished = tempfile.mkstemp(prefix=".", dir=path.parent)
     try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(state, file)
-        Path(unfinished).replace(path)
+        # at each call: a disk's sync would cost more than what a power cut can take, the pace of some minutes
+        write_whole(path, json.dumps(state).encode(), sync=False)
     except OSError as error:
         log.warning("the budget cannot be kept in %s: %s", path, error)
-    finally:
-        with suppress(OSError):
-            Path(unfinished).unlink(missing_ok=True)

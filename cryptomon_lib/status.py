@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import pyarrow.compute as pc
@@ -20,7 +22,7 @@ from cryptomon_lib.alerts import firing_of, last_step
 from cryptomon_lib.errors import CryptomonError, PayloadError, Unhealthy
 from cryptomon_lib.exchanges import source_of
 from cryptomon_lib.health import REPORT, spoken
-from cryptomon_lib.holes import DAY, FILLED, OPEN, TICKS, UNFILLABLE, load_holes, load_judged, minute_of
+from cryptomon_lib.holes import DAY, FILLED, OPEN, TICKS, UNFILLABLE, Hole, load_holes, load_judged, minute_of
 from cryptomon_lib.monitor import Monitor
 from cryptomon_lib.outbox import Outbox, evaluated_at
 from cryptomon_lib.payloads import INGEST, QUARANTINE, parse_key
@@ -87,6 +89,17 @@ class Look:
 
     monitor: Monitor
     now: datetime
+    _reading: Lock = field(default_factory=Lock)
+
+    @property
+    def holes(self) -> list[Hole]:
+        """The table holes, read once for all parts."""
+        with self._reading:
+            return self._holes
+
+    @cached_property
+    def _holes(self) -> list[Hole]:
+        return load_holes(self.monitor)
 
     def age_s(self, moment: datetime) -> float:
         """Seconds from a moment until now."""
@@ -267,7 +280,7 @@ def holes(look: Look, told: Part) -> None:
     """Minutes that are missing, of today and before, as the table holes says."""
     today = minute_of(look.now) // DAY * DAY
     minutes = Counter()
-    for one in load_holes(look.monitor):
+    for one in look.holes:
         if one.state in (OPEN, UNFILLABLE):
             minutes[one.state] += one.minutes
             if one.last >= today:
@@ -332,7 +345,7 @@ def _today(look: Look) -> Callable[[str, datetime], tuple[int, int]]:
     """
     midnight = minute_of(look.now) // DAY * DAY
     judged = load_judged(look.monitor)
-    missing = [one for one in load_holes(look.monitor) if one.measure == TICKS and one.state != FILLED]
+    missing = [one for one in look.holes if one.measure == TICKS and one.state != FILLED]
 
     def minutes(source: str, first: datetime) -> tuple[int, int]:
         begin, end = max(midnight, minute_of(first)), judged.get(source, (0, 0))[1]

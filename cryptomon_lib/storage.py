@@ -264,10 +264,13 @@ def _passes(error: BaseException) -> bool:
     return about.get("HTTPStatusCode", 0) >= 500
 
 
-def write_whole(path: Path, body: bytes | Path, place: Callable | None = None, mode: int = 0o600) -> None:
+def write_whole(
+    path: Path, body: bytes | Path, place: Callable | None = None, mode: int = 0o600, sync: bool = True
+) -> None:
     """Write a file of this machine so that nobody sees a part of it.
 
     body: what it holds, or a file that does. place: what gives it its name; by default it takes the place of another.
+    sync: it is on the disk when this returns; else a power cut may take it.
 
     Raises OSError: it cannot be written, and nothing is left of it.
     """
@@ -280,8 +283,9 @@ def write_whole(path: Path, body: bytes | Path, place: Callable | None = None, m
                     shutil.copyfileobj(source, file)
             else:
                 file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         Path(unfinished).chmod(mode)
         (place or os.replace)(unfinished, path)
     finally:
