@@ -223,6 +223,7 @@ class Question:
 
 
 _TICK = ("market_id", "collected_at", "price")
+_LAST = ("market_id", "hour_at", "collected_at", "price")
 _SUMS = ("market_id", "measure", "hour_at", "samples", "mean", "m2", "min", "max")
 QUESTIONS = {
     "spikes": Question(
@@ -234,7 +235,7 @@ QUESTIONS = {
     "rank": Question(
         "all markets, deviation over 24 h and rank",
         "select market_id, stddev_24h, rank_24h from rank_24h where measure = 'price'",
-        {"ticks": _TICK, "rollups_1h": _SUMS},
+        {"ticks": _TICK, "rollups_1h": _SUMS, "ticks_1h": _LAST},
     ),
     "series": Question(
         "one market, 24 h",
