@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -65,6 +66,16 @@ def high_water_mb(pid: int | str) -> float:
     """The highest resident memory of a process so far, in MB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def running_kernels() -> list[psutil.Process]:
+    """The Jupyter kernels that run below this process."""
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "ipykernel" in " ".join(one.cmdline()):
+                found.append(one)
+    return found
 
 
 def cryptowatch_body() -> tuple[bytes, str]:

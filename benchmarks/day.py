@@ -24,12 +24,13 @@ import duckdb
 import msgspec
 import numpy as np
 import psutil
-from _measure import cryptowatch_body
+from _measure import cryptowatch_body, running_kernels
 
 from cryptomon_lib import describe_tables, open_monitor
 from cryptomon_lib.config import export
 from cryptomon_lib.run import Kernels, run_job
 from cryptomon_lib.schedule import last_due, load_schedule
+from cryptomon_lib.storage import write_whole
 
 MINUTE = timedelta(minutes=1)
 DAY_MINUTES = 1440
@@ -138,7 +139,6 @@ class Day:
 
     def tell(self, at: datetime) -> None:
         """One line of the log; what it says is what the last minutes took, and how much of everything there is."""
-        kernels = [one for one in psutil.Process().children(recursive=True) if _is_kernel(one)]
         root = Path(open_monitor("local").settings.root)
         objects = Counter(
             {
@@ -154,16 +154,14 @@ class Day:
             "tick_cpu_s": round(statistics.median(cpu for _, cpu in self.ticks), 3),
             "parts_s": {name: round(statistics.median(found), 3) for name, found in self.parts.items()},
             "jobs_cpu_s": {name: [round(cpu, 1) for _, cpu in found] for name, found in self.jobs.items()},
-            "kernel_mb": round(sum(one.memory_info().rss for one in kernels) / 2**20),
+            "kernel_mb": round(sum(one.memory_info().rss for one in running_kernels()) / 2**20),
             "runner_mb": round(psutil.Process().memory_info().rss / 2**20),
             "objects": dict(objects),
         }
         self.ticks, self.jobs, self.parts = [], {}, {}
         with self.log_file.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        unfinished = self.state_file.with_suffix(".new")
-        unfinished.write_text(json.dumps(self.state))
-        unfinished.replace(self.state_file)
+        write_whole(self.state_file, json.dumps(self.state).encode())
 
     def check(self, minutes: int) -> list[str]:
         """What is wrong with the minutes that were kept: nothing, where each market has each of them once."""
@@ -186,19 +184,12 @@ class Day:
         return monitor.lake.actions(monitor.lake.open("ticks"))["path"].to_pylist()
 
 
-def _is_kernel(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return "ipykernel" in " ".join(process.cmdline())
-    return False
-
-
 def _cpu() -> float:
     """CPU seconds of this process, of what runs below it, the exchange left out, and of what ran below it and ended."""
     spent = time.process_time() + sum(os.times()[2:4])
-    for one in psutil.Process().children(recursive=True):
+    for one in running_kernels():
         with suppress(psutil.Error):
-            if _is_kernel(one):
-                spent += one.cpu_times().user + one.cpu_times().system
+            spent += one.cpu_times().user + one.cpu_times().system
     return spent
 
 

@@ -39,6 +39,7 @@ from cryptomon_lib.engines.duckdb import Backend
 from cryptomon_lib.exchanges import flatten, request
 from cryptomon_lib.payloads import Payload
 from cryptomon_lib.rollups import roll_up
+from cryptomon_lib.sql import CLOCK
 from cryptomon_lib.tables import TABLES, schema
 
 NOW = datetime(2026, 1, 31, 13, 20, 30, tzinfo=UTC)
@@ -46,7 +47,6 @@ TODAY = NOW.replace(hour=0, minute=0, second=0)
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 # rows of a row group, as compaction writes them
 GROUP, DAY_GROUP = GROUPS["hour"], GROUPS["day"]
-CLOCK = "cast(current_timestamp at time zone 'UTC' as timestamp(3))"
 CONTENDERS = ("engine", "floor", "pandas", "polars", "JSON lines")
 
 

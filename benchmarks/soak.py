@@ -55,6 +55,7 @@ from cryptomon_lib.health import check_health
 from cryptomon_lib.holes import note_holes
 from cryptomon_lib.report import day_report
 from cryptomon_lib.retention import expire
+from cryptomon_lib.storage import write_whole
 from cryptomon_lib.tables import TABLES
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -183,9 +184,7 @@ class Soak:
         self.spent = {}
         with self.log_file.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        unfinished = self.state_file.with_suffix(".new")
-        unfinished.write_text(json.dumps(self.state, indent=1))
-        unfinished.replace(self.state_file)
+        write_whole(self.state_file, json.dumps(self.state, indent=1).encode())
 
     def table(self, name: str) -> dict:
         """Files named, files there are, entries of the log, version."""

@@ -25,7 +25,7 @@ from itertools import count
 from pathlib import Path
 
 import psutil
-from _measure import Feed, cryptowatch_body, high_water_mb
+from _measure import Feed, cryptowatch_body, high_water_mb, running_kernels
 
 from cryptomon_lib import (
     Engine,
@@ -100,7 +100,7 @@ def timed(work) -> float:
 def resident(moment: str, kernels: Kernels) -> tuple[float, float]:
     """Wall and CPU seconds of a tick by the resident runner."""
     worker = psutil.Process()
-    below = [one for one in worker.children(recursive=True) if "ipykernel" in " ".join(one.cmdline())]
+    below = running_kernels()
     spent, began = cpu_of([worker, *below]), time.perf_counter()
     records = run_job(open_monitor("local"), "tick", {"as_of": moment}, kernels)
     taken = time.perf_counter() - began, cpu_of([worker, *below]) - spent
@@ -171,14 +171,9 @@ def main(rounds: int, hours: int) -> None:
                     figures.append(command_line(next(minutes), folder))
                     for one, figure in zip(told.values(), figures, strict=True):
                         one.append(figure)
-            below = [
-                one
-                for one in psutil.Process().children(recursive=True)
-                if "ipykernel" in " ".join(one.cmdline())
-            ]
             memory = {
                 "plain Python": high_water_mb("self"),
-                "resident runner": sum(high_water_mb(one.pid) for one in below),
+                "resident runner": sum(high_water_mb(one.pid) for one in running_kernels()),
             }
         finally:
             kernels.close()

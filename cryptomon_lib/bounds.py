@@ -18,13 +18,13 @@ from itertools import product
 from sqlglot import exp
 
 from cryptomon_lib import sql
+from cryptomon_lib.sql import CLOCK
 from cryptomon_lib.tables import TABLES
 
 # more alternatives than this are given up for "everything": they would be no help
 _ALTERNATIVES = 24
 # stands for all sources of a select
 _ALL = -1
-_CLOCK = "cast(current_timestamp at time zone 'UTC' as timestamp(3))"
 _COMPARED = {exp.GT: "ge", exp.GTE: "ge", exp.LT: "le", exp.LTE: "le", exp.EQ: "in"}
 _TURNED = {"ge": "le", "le": "ge", "in": "in"}
 _UNITS = {
@@ -177,7 +177,7 @@ class _Planner:
         if name not in self.known:
             table = sql.table_of(name, self.known) or name
             if floor is not None and time:
-                demand = both(demand, frozenset({frozenset({Atom(time, "ge", (_CLOCK,), floor)})}))
+                demand = both(demand, frozenset({frozenset({Atom(time, "ge", (CLOCK,), floor)})}))
             return self._number(Read(table, _of_columns(demand, table)))
         view = self.known[name]
         if view.lookback is not None:

@@ -27,6 +27,7 @@ from cryptomon_lib.lake import Batch
 from cryptomon_lib.monitor import Monitor, budgets
 from cryptomon_lib.payloads import INGEST, QUARANTINE, parse_key
 from cryptomon_lib.runs import load_runs
+from cryptomon_lib.sql import CLOCK
 from cryptomon_lib.tables import day_of, schema
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,6 @@ _SEVERITIES = (INFO, WARNING, CRITICAL)
 _LOOKBACK_DAYS = 3
 # of one check and source so many findings are told one by one; more are told as one
 _EACH = 10
-_NOW = "cast(current_timestamp at time zone 'UTC' as timestamp(3))"
 
 Found = tuple[str, str, str]
 
@@ -55,8 +55,8 @@ class Look:
     def ticks(self, columns: str, minutes: int, rest: str) -> pd.DataFrame:
         """Rows of a query over the ticks of the last minutes; `rest` follows its where."""
         text = (
-            f"select {columns} from ticks where collected_at > {_NOW} - interval '{minutes}' minute "
-            f"and collected_at <= {_NOW} and day >= cast(date({_NOW} - interval '{minutes}' minute) as varchar) {rest}"
+            f"select {columns} from ticks where collected_at > {CLOCK} - interval '{minutes}' minute "
+            f"and collected_at <= {CLOCK} and day >= cast(date({CLOCK} - interval '{minutes}' minute) as varchar) {rest}"
         )
         return self.engine.query(text).to_pandas()
 

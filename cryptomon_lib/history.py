@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.monitor import Monitor
+from cryptomon_lib.sql import CLOCK
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ _SAMPLES_MIN_H = 30
 # so much is read at a time; an hour before it is read again
 CHUNK = timedelta(hours=6)
 CELLS_MAX = 8_000_000
-_CLOCK = "cast(current_timestamp at time zone 'UTC' as timestamp(3))"
 
 
 @cache
@@ -243,7 +243,7 @@ def _values(monitor: Monitor, measure: str, start: datetime, end: datetime, mark
     only, chosen = _only(markets)
     rows = Engine(monitor, end).query(
         f"select market_id, at, value from measures where measure = :measure {only} "
-        f"and at >= {_CLOCK} - interval '{int((end - start).total_seconds()) + back}' second and at <= {_CLOCK}",
+        f"and at >= {CLOCK} - interval '{int((end - start).total_seconds()) + back}' second and at <= {CLOCK}",
         measure=measure,
         **chosen,
     )
@@ -264,8 +264,8 @@ def _load_hours(monitor: Monitor, hours: Hours, measure: str, start: datetime, m
         Engine(monitor, datetime.fromtimestamp(begins * 3600, UTC))
         .query(
             f"select market_id, hour_at, samples, samples * mean as total from measures_1h where measure = :measure {only} "
-            f"and hour_at >= date_trunc('hour', {_CLOCK}) - interval '{hours.length}' hour "
-            f"and hour_at < date_trunc('hour', {_CLOCK}) order by hour_at",
+            f"and hour_at >= date_trunc('hour', {CLOCK}) - interval '{hours.length}' hour "
+            f"and hour_at < date_trunc('hour', {CLOCK}) order by hour_at",
             measure=measure,
             **chosen,
         )

@@ -19,6 +19,7 @@ import pyarrow as pa
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.errors import CommitConflict
 from cryptomon_lib.monitor import Monitor
+from cryptomon_lib.sql import CLOCK
 from cryptomon_lib.tables import TABLES, schema
 
 log = logging.getLogger(__name__)
@@ -37,10 +38,9 @@ NO_REPEAT = "a poll cannot be asked for again; price and volume_1m of followed m
 _ROWS_A_DAY = 24
 _JUDGED = "holes/judged.json"
 _TRIES = 20
-_NOW = "cast(current_timestamp at time zone 'UTC' as timestamp(3))"
 _BOUNDS = (
-    f"{{time}} > {_NOW} - interval '24' hour and {{time}} <= {_NOW} "
-    f"and day >= cast(date({_NOW} - interval '24' hour) as varchar)"
+    f"{{time}} > {CLOCK} - interval '24' hour and {{time}} <= {CLOCK} "
+    f"and day >= cast(date({CLOCK} - interval '24' hour) as varchar)"
 )
 # the first minute of each source and followed market that is there: what is before it is judged by earlier looks
 _FIRST = (

@@ -661,6 +661,11 @@ def _configuration(name: str) -> dict[str, str]:
     return _CONFIGURATION | own
 
 
+def version_mark(name: str) -> str:
+    """The mark that says of which version of a table the rows of another were computed."""
+    return f"version of {name}"
+
+
 class _delta_errors:
     """Turns what delta-rs raises, commit conflicts aside, into a StorageError."""
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from cryptomon_lib import sql
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.errors import CommitConflict
+from cryptomon_lib.lake import version_mark
 from cryptomon_lib.payloads import truncated
 from cryptomon_lib.tables import TABLES, schema
 
@@ -45,7 +46,7 @@ def keep_latest(engine: Engine) -> Kept:
         # looked at before the view is computed: who writes meanwhile makes it another version
         tables = {name: engine.monitor.lake.open(name) for name in ("ticks", "candles")}
         versions = {
-            f"version of {name}": -1 if table is None else table.version() for name, table in tables.items()
+            version_mark(name): -1 if table is None else table.version() for name, table in tables.items()
         }
         _keep(engine, sql.NOW_1H, versions)
     return _keep(engine, LATEST, {})

@@ -20,9 +20,8 @@ from sqlglot.tokens import Token, TokenType
 
 from cryptomon_lib import sql
 from cryptomon_lib.errors import MetricError, QueryError
+from cryptomon_lib.sql import CLOCK
 from cryptomon_lib.tables import TABLES
-
-CLOCK = "cast(current_timestamp at time zone 'UTC' as timestamp(3))"
 
 _TYPES = {
     "text": "varchar",

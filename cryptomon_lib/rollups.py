@@ -22,8 +22,9 @@ import pyarrow.compute as pc
 from cryptomon_lib import sql
 from cryptomon_lib.engine import Engine
 from cryptomon_lib.errors import CommitConflict
-from cryptomon_lib.lake import Lake
+from cryptomon_lib.lake import Lake, version_mark
 from cryptomon_lib.monitor import Monitor
+from cryptomon_lib.sql import CLOCK
 from cryptomon_lib.tables import TABLES, day_of, schema
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ _TRIES = 5
 _GROUP = 50_000
 # clocks of machines that write and roll up may differ by so much
 _SKEW = timedelta(hours=1)
-_NOW = "cast(current_timestamp at time zone 'UTC' as timestamp(3))"
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ select
     max_by(value, at) as "last"
 from measures
 where
-    at >= {_NOW} - interval '1' hour
-    and at < {_NOW}
+    at >= {CLOCK} - interval '1' hour
+    and at < {CLOCK}
 group by market_id, measure
 """,
 )
@@ -80,18 +80,18 @@ with counted as (
     select market_id, min(collected_at) as first_at, max(collected_at) as last_at, count(*) as samples
     from ticks
     where
-        day = cast(date({_NOW} - interval '1' hour) as varchar)
-        and collected_at >= {_NOW} - interval '1' hour
-        and collected_at < {_NOW}
+        day = cast(date({CLOCK} - interval '1' hour) as varchar)
+        and collected_at >= {CLOCK} - interval '1' hour
+        and collected_at < {CLOCK}
     group by market_id
 )
 select {", ".join(f"ticks.{name}" for name in _LAST)}, counted.first_at, counted.samples
 from counted
 inner join ticks on counted.market_id = ticks.market_id and counted.last_at = ticks.collected_at
 where
-    ticks.day = cast(date({_NOW} - interval '1' hour) as varchar)
-    and ticks.collected_at >= {_NOW} - interval '1' hour
-    and ticks.collected_at < {_NOW}
+    ticks.day = cast(date({CLOCK} - interval '1' hour) as varchar)
+    and ticks.collected_at >= {CLOCK} - interval '1' hour
+    and ticks.collected_at < {CLOCK}
 """,
 )
 
@@ -240,13 +240,13 @@ class _Sources:
     @property
     def marks(self) -> dict[str, int]:
         """The versions that are about to be read, or later ones."""
-        return {f"version of {name}": table.version() for name, table in self.tables.items()}
+        return {version_mark(name): table.version() for name, table in self.tables.items()}
 
     def changed(self, rolled) -> tuple[list[tuple[datetime, datetime]], bool]:
         """Ranges of time that rows came to since the last roll-up, and whether the log was no help in that."""
         ranges, log_gone = [], False
         for name, table in self.tables.items():
-            seen = self.lake.mark(rolled, f"version of {name}")
+            seen = self.lake.mark(rolled, version_mark(name))
             changes = self.lake.changes(name, -1 if seen is None else seen, table.version())
             if changes is None:
                 log_gone = True

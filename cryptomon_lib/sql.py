@@ -33,9 +33,10 @@ _SPAN = re.compile(r"(\d+)\s*(min|h|d)")
 _UNITS = {"min": "minutes", "h": "hours", "d": "days"}
 # stands for "now" in the spelled text until a query knows the moment
 _NOW = "$$now$$"
+# now, as every view and query in Trino SQL writes it
+CLOCK = "cast(current_timestamp at time zone 'UTC' as timestamp(3))"
 # the view that a tick computes once and keeps, for whoever asks for it after
 NOW_1H = "now_1h"
-_NOW_TEXT = "cast(current_timestamp at time zone 'UTC' as timestamp(3))"
 _PLACE = re.compile(r'"\$\$place (\d+)\$\$"')
 # the one clock, as Trino text
 _CLOCK = re.compile(
@@ -209,7 +210,7 @@ def with_kept(known: Mapping[str, View]) -> Mapping[str, View]:
         view = known[NOW_1H]
         text = (
             f"select {', '.join(view.tree.named_selects)} from stored_{NOW_1H} "
-            f"where at > {_NOW_TEXT} - interval '10' minute"
+            f"where at > {CLOCK} - interval '10' minute"
         )
         kept = replace(view, text=text, reads=frozenset({f"stored_{NOW_1H}"}))
         _with_kept.update(of=known, views={**known, NOW_1H: kept})

@@ -27,6 +27,7 @@ from cryptomon_lib.engines import Answer, plain_types
 from cryptomon_lib.engines.files import Files, Snapshot, is_needed
 from cryptomon_lib.engines.remote import ImmutableFiles
 from cryptomon_lib.errors import QueryError
+from cryptomon_lib.lake import version_mark
 from cryptomon_lib.monitor import Monitor, open_monitor
 from cryptomon_lib.payloads import as_moment
 from cryptomon_lib.tables import TABLES, Column
@@ -244,7 +245,7 @@ def _kept_now(
         return None
     as_of = datetime(1970, 1, 1) + timedelta(milliseconds=moment)  # noqa: DTZ001 - times are naive UTC here
     sources = [seen.get(name) or files.newest(name) for name in ("ticks", "candles")]
-    same = all(kept.marks.get(f"version of {one.name}") == one.version for one in sources)
+    same = all(kept.marks.get(version_mark(one.name)) == one.version for one in sources)
     # a candle's value is of the minute after it opened
     since = as_of - timedelta(minutes=1)
     if (

@@ -19,15 +19,16 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from cryptomon_lib import sql
 from cryptomon_lib.bounds import Atom, Demand
-from cryptomon_lib.lake import Lake, lacks_columns
+from cryptomon_lib.lake import Lake, lacks_columns, version_mark
 from cryptomon_lib.tables import TABLES
 
 log = logging.getLogger(__name__)
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - times are naive UTC here
 # of tables that keep what a view said: the moment (ms since 1970), and the versions of what the view reads
-MARKS = {"now_1h": ("as_of", "version of ticks", "version of candles")}
+MARKS = {sql.NOW_1H: ("as_of", version_mark("ticks"), version_mark("candles"))}
 # statistics may be cut: times to milliseconds, texts to so many letters
 _GRAIN_US = 1000
 _LETTERS = 32
