@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import quote, urlsplit
 
 from pythonjsonlogger.core import RESERVED_ATTRS
@@ -54,7 +54,7 @@ def set_up(about: Mapping[str, Any] | None = None) -> None:
     form, level = config.log_format(), config.log_level()
     for value in config.variables((), _AWS).values():
         config.hide(value)
-    handler = logging.StreamHandler()
+    handler = _ToStderr()
     handler.setFormatter(formatter(form))
     root = logging.getLogger()
     if _handler in root.handlers:
@@ -135,6 +135,17 @@ def clean(text: str, encoded: bool = False) -> str:
         for piece in _pieces(secret):
             text = text.replace(json.dumps(piece)[1:-1] if encoded else piece, "***")
     return text
+
+
+class _ToStderr(logging.StreamHandler):
+    """Writes to what standard error is when it writes: who sends it elsewhere for a while may have closed that since."""
+
+    def __init__(self):
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
 
 
 class _Text(logging.Formatter):

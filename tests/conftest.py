@@ -40,6 +40,17 @@ def _own_settings(monkeypatch):
         del os.environ[name]
 
 
+@pytest.fixture(autouse=True)
+def _own_log():
+    """No test hears at the level, or through the handler, that a command set up in another."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
+    root.setLevel(level)
+
+
 def _settings():
     return [name for name in os.environ if name.startswith("CRYPTOMON_") and name != "CRYPTOMON_CAPTURES"]
 

@@ -396,7 +396,7 @@ def test_status_tells_it_as_who_may_only_read(lived, monkeypatch):
     as_role(lived, monkeypatch, "Reader")
     with aws_models.enforced(lived.url) as refused:
         ran = CliRunner().invoke(app, ["status", "-e", "dev", "--json"])
-    told = json.loads(ran.output)
+    told = json.loads(ran.stdout)
     assert not refused and ran.exit_code in (0, 8), ran.output
     parts = told["parts"]
     assert parts["ticks"].keys() == {"kraken", "coinbase", "binance"}

@@ -1,5 +1,6 @@
 """Log lines: their form in real processes, what they say of their run, and that no secret stands in them."""
 
+import io
 import json
 import logging
 import os
@@ -61,6 +62,11 @@ def written(monkeypatch, capsys):
         act()
         return capsys.readouterr().err
 
+    def again(act):
+        act()
+        return capsys.readouterr().err
+
+    write.again = again
     yield write
     logging.captureWarnings(False)
     logs._about.clear()
@@ -129,6 +135,18 @@ def test_warnings_and_what_nobody_foresaw_are_lines_too(written):
 
     assert warned["logger"] == "py.warnings" and "old" in warned["message"]
     assert broken["level"] == "CRITICAL" and "gone" in broken["message"]
+
+
+def test_a_line_goes_to_what_standard_error_is_by_then(written, monkeypatch):
+    first = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", first)
+        written("text", lambda: logging.getLogger("a").info("one"))
+    first.close()
+
+    told = written.again(lambda: logging.getLogger("a").info("two"))
+
+    assert "INFO a: two" in told and "Logging error" not in told
 
 
 @pytest.mark.parametrize(

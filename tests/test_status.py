@@ -135,7 +135,7 @@ def test_the_command_shows_a_screen_or_json_and_exits_with_the_same(local):
     assert shown.exit_code == told.exit_code == 8
     assert "simulated data" in shown.output and "kraken" in shown.output
     assert len(shown.output.splitlines()) <= 50
-    assert json.loads(told.output)["exit_code"] == 8
+    assert json.loads(told.stdout)["exit_code"] == 8
 
 
 def test_a_bucket_that_is_not_there_is_exit_code_3(s3):
