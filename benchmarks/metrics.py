@@ -2,8 +2,9 @@
 
 Each question is put to the engine as anyone would put it, and by pandas, by polars and to one day of the first
 system's JSON lines as well as their files allow: they are told which files hold the answer. The floor scans and sums the
-same columns of the same files and computes nothing. Files are generated as collecting, compaction and roll-ups leave
-them: a sorted file for each closed day, one for each closed hour of today, one for each minute of this hour.
+same columns of the same rows of the same files, place by place, and computes nothing. Files are generated as collecting,
+compaction and roll-ups leave them: a sorted file for each closed day, one for each closed hour of today, one for each
+minute of this hour.
 
 The feed is made up from a recorded poll, where there is one: most markets trade seldom, a few every minute; what does
 not trade says what it said before.
@@ -15,6 +16,7 @@ disk for the time it runs. Who takes seconds is asked once after warming up, eng
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,6 +39,7 @@ from cryptomon_lib.compact import _GROUP as GROUPS
 from cryptomon_lib.compact import _STRETCHES as STRETCHES
 from cryptomon_lib.engines.duckdb import Backend
 from cryptomon_lib.exchanges import flatten, request
+from cryptomon_lib.latest import keep_latest
 from cryptomon_lib.payloads import Payload
 from cryptomon_lib.rollups import roll_up
 from cryptomon_lib.sql import CLOCK
@@ -223,7 +226,7 @@ class Question:
 
 
 _TICK = ("market_id", "collected_at", "price")
-_LAST = ("market_id", "hour_at", "collected_at", "price")
+_TOLD = ("market_id", "hour_at", "kind", "quote")
 _SUMS = ("market_id", "measure", "hour_at", "samples", "mean", "m2", "min", "max")
 QUESTIONS = {
     "spikes": Question(
@@ -235,7 +238,7 @@ QUESTIONS = {
     "rank": Question(
         "all markets, deviation over 24 h and rank",
         "select market_id, stddev_24h, rank_24h from rank_24h where measure = 'price'",
-        {"ticks": _TICK, "rollups_1h": _SUMS, "ticks_1h": _LAST},
+        {"ticks": _TICK, "rollups_1h": _SUMS, "ticks_1h": _TOLD},
     ),
     "series": Question(
         "one market, 24 h",
@@ -256,6 +259,12 @@ QUESTIONS = {
         f"and opened_at > {CLOCK} - interval '24' hour order by opened_at",
         {"ticks": _TICK},
         of_market=True,
+    ),
+    "latest": Question(
+        "all markets, every metric of now",
+        "select * from latest",
+        {"ticks": _TICK, "rollups_1h": _SUMS, "ticks_1h": _TOLD},
+        others=False,
     ),
     "month": Question(
         "one market, 30 days by the hour",
@@ -300,6 +309,9 @@ class Asker:
         self.since = (
             NOW - HOUR * self.question.hours - (MINUTE * 10 if self.question.hours == 1 else MINUTE * 0)
         )
+        # what each place that reads a table keeps of it, once where two read the same
+        scans = self.backend.scans(self.question.text, self.values, NOW)
+        self.scans = dict.fromkeys((table, text) for table, text in scans if "read_parquet" in text)
         self.reads: dict[str, list[str]] = {}
         for table, files in self.backend.reads(self.question.text, self.values, NOW):
             self.reads[table] = sorted({*self.reads.get(table, []), *files})
@@ -319,15 +331,14 @@ class Asker:
         return self.engine.query(self.question.text, **self.values)
 
     def floor(self):
-        for table, paths in self.reads.items():
-            if not paths:
-                continue
+        for table, text in self.scans:
             sums = ", ".join(
-                f"{'sum' if _is_number(table, one) else 'max'}({one})" for one in self.question.columns[table]
+                f'{"sum" if _is_number(table, one) else "max"}("{one}")'
+                for one in self.question.columns[table]
             )
             narrow = " where market_id = $market" if self.question.of_market else ""
-            values = {"paths": paths} | ({"market": self.market} if narrow else {})
-            self.connection.execute(f"select {sums} from read_parquet($paths){narrow}", values).fetchall()
+            values = {"market": self.market} if narrow else {}
+            self.connection.execute(f"select {sums} from ({text}){narrow}", values).fetchall()
 
     def pandas(self):
         narrow = [("market_id", "==", self.market)] if self.question.of_market else None
@@ -469,8 +480,10 @@ def main() -> None:
         state = folder / "state.json"
         if not state.exists():
             prepare(folder, sizes)
+        forget(folder)
         compare(folder, args.rounds)
         grow(folder, args.rounds)
+        kept(folder, args.rounds)
 
 
 def prepare(folder: Path, sizes) -> None:
@@ -480,6 +493,16 @@ def prepare(folder: Path, sizes) -> None:
     lines = write_json_lines(roots[0][1], folder / "lines")
     told = {"root": roots[0][1], "roots": roots, "sizes": sizes, "lines": [str(path) for path in lines]}
     (folder / "state.json").write_text(json.dumps(told))
+
+
+def forget(folder: Path) -> None:
+    """Take away what a tick kept in an earlier run on the same folder."""
+    state = json.loads((folder / "state.json").read_text())
+    for root in {root for roots in state["roots"] for root in roots.values()}:
+        for table in ("latest", sql.NOW_1H):
+            shutil.rmtree(
+                Path(open_monitor("local", flags={"root": root}).lake.uri(table)), ignore_errors=True
+            )
 
 
 def compare(folder: Path, rounds: int) -> None:
@@ -505,6 +528,24 @@ def compare(folder: Path, rounds: int) -> None:
                 f"{asker.bytes_read(contender) / 1e6:10.2f}{row['wall_ms'] / found['engine']['wall_ms']:10.2f}"
                 f"{row['cpu_ms'] / found['floor']['cpu_ms']:13.1f}"
             )
+
+
+KEPT = {
+    "spikes": QUESTIONS["spikes"].text,
+    "rank": "select market_id, stddev_24h, rank_24h from stored_latest",
+    "every metric of now": "select * from stored_latest",
+}
+
+
+def kept(folder: Path, rounds: int) -> None:
+    """What a tick keeps, and the questions that are answered from it until the next."""
+    state = json.loads((folder / "state.json").read_text())
+    engine = Engine(open_monitor("local", flags={"root": state["root"]}), NOW)
+    found = in_turn({"keeping it": lambda: keep_latest(engine)}, rounds)
+    found |= in_turn({name: lambda text=text: engine.query(text) for name, text in KEPT.items()}, 3 * rounds)
+    print(f"\n{'from what the tick kept':<42}{'wall ms':>10}{'CPU ms':>10}")
+    for name, row in found.items():
+        print(f"{name:<42}{row['wall_ms']:10.1f}{row['cpu_ms']:10.1f}")
 
 
 def grow(folder: Path, rounds: int) -> None:

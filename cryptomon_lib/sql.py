@@ -372,6 +372,69 @@ def pieces_for_duckdb(tree: exp.Expression, without: Collection[int] = ()) -> tu
     return tuple(_PLACE.split(_spelled(tree)))
 
 
+def without_rows(tree: exp.Expression, places: Collection[int]) -> tuple[frozenset[int], bool]:
+    """The selects that give no row where some places have none, by their place among all; and whether the query has none.
+
+    places: numbers of `sources` whose table or view has no row. A select that is not in it may be without one, too.
+    """
+    found = _Rowless({id(table) for number, table in enumerate(sources(tree)) if number in places})
+    whole = found.query(tree, frozenset())
+    selects = enumerate(tree.find_all(exp.Select))
+    return frozenset(number for number, select in selects if id(select) in found.selects), whole
+
+
+class _Rowless:
+    """Which parts of a query have no row: what they are of has none, and they make none themselves."""
+
+    def __init__(self, places: set[int]):
+        self.selects: set[int] = set()
+        self._places = places
+
+    def query(self, node: exp.Expression, steps: frozenset[str]) -> bool:
+        """Whether a query has no row. steps: those before it that have none."""
+        within = node.args.get("with_")
+        for step in within.expressions if within else ():
+            name = frozenset({step.alias.lower()})
+            # a step hides another of its name
+            none = self.query(step.this, steps) and not within.args.get("recursive")
+            steps = steps | name if none else steps - name
+        if isinstance(node, exp.Union):
+            sides = [self.query(side, steps) for side in (node.this, node.expression)]
+            return all(sides)
+        if isinstance(node, exp.Subquery):
+            return isinstance(node.this, exp.Query) and self.query(node.this, steps)
+        if not isinstance(node, exp.Select):
+            return False
+        none = self._select(node, steps)
+        if none:
+            self.selects.add(id(node))
+        return none
+
+    def _select(self, node: exp.Select, steps: frozenset[str]) -> bool:
+        start, joins = node.args.get("from_"), node.args.get("joins") or ()
+        group = node.args.get("group")
+        one_row = (not group or not group.expressions) and any(
+            not isinstance(call.parent, exp.Window)
+            for one in node.expressions
+            for call in one.find_all(exp.AggFunc)
+        )
+        outer = any(join.side in ("RIGHT", "FULL") for join in joins)
+        if start is None or one_row or outer or node.args.get("having") or node.args.get("laterals"):
+            return False
+        if group and not all(isinstance(one, exp.Column) for one in group.expressions):
+            # a grouping set of nothing is a row of nothing
+            return False
+        if group and any(value for key, value in group.args.items() if key != "expressions"):
+            return False
+        inner = [join.this for join in joins if not join.side and join.kind in ("", "INNER", "CROSS")]
+        return any(self._source(one, steps) for one in [start.this, *inner])
+
+    def _source(self, node: exp.Expression, steps: frozenset[str]) -> bool:
+        if isinstance(node, exp.Table):
+            return id(node) in self._places or (not node.db and node.name.lower() in steps)
+        return isinstance(node, exp.Subquery) and self.query(node, steps)
+
+
 def _leave_out(tree: exp.Expression, idle: set[int]) -> None:
     for union in reversed(list(tree.find_all(exp.Union))):
         sides = [side for side in (union.this, union.expression) if id(side) not in idle]

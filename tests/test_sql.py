@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import duckdb
 import pytest
 import sqlglot
 
@@ -246,6 +247,42 @@ def ask(tmp_path_factory):
 )
 def test_a_construct_means_in_duckdb_what_it_means_in_trino(trino, value, ask):
     assert ask(trino) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "rowless", "whole"),
+    [
+        ("select a from ticks", 1, True),
+        ("select a from candles", 0, False),
+        ("select max(a) as a from ticks", 0, False),
+        ("select b, max(a) as a from ticks group by b", 1, True),
+        ("select b, max(a) as a from ticks group by rollup (b)", 0, False),
+        ("select count(*) over () as a from ticks", 1, True),
+        ("select candles.a from candles inner join ticks on candles.a = ticks.a", 1, True),
+        ("select candles.a from candles cross join ticks", 1, True),
+        ("select candles.a from candles left join ticks on candles.a = ticks.a", 0, False),
+        ("select candles.a from ticks left join candles on candles.a = ticks.a", 1, True),
+        ("select candles.a from ticks right join candles on candles.a = ticks.a", 0, False),
+        ("select a from (select a from ticks) as inner_one", 2, True),
+        ("with t as (select a from ticks) select a from t union all select a from candles", 2, False),
+        ("with t as (select a from ticks) select a from candles where a in (select a from t)", 1, False),
+        ("with ticks as (select 1 as a) select a from ticks", 0, False),
+        ("with ticks as (select a from ticks) select a from ticks", 2, True),
+        ("with recursive t (a) as (select a from ticks union all select a from t) select a from t", 1, False),
+        ("select a from ticks except select a from candles", 0, False),
+        ("select 1 as a union all select a from ticks", 1, False),
+    ],
+)
+def test_what_has_no_row_because_a_table_has_none_is_told(text, rowless, whole):
+    tree = sql.parse(text)
+    places = {number for number, one in enumerate(sql.sources(tree)) if sql.source_name(one) == "ticks"}
+    found, none = sql.without_rows(tree, places)
+    assert (len(found), none) == (rowless, whole)
+    # and so it is
+    connection = duckdb.connect()
+    connection.execute("create table ticks (a int, b int); create table candles as select 1 as a, 2 as b")
+    if none:
+        assert connection.execute(sql.for_duckdb(text)).fetchall() == []
 
 
 @pytest.mark.parametrize("text", ["", "   ", "-- nothing", "select 1; select 2", "delete from ticks", "1"])

@@ -104,16 +104,25 @@ class Backend:
         self, text: str, values: Mapping[str, Any] | None = None, now: datetime | None = None
     ) -> list[tuple[str, list[str]]]:
         """For each place where a query reads a table: the table, and the files that are read there."""
+        seen, known, places = self._places(text, values, now)
+        return [
+            (place.table, list(seen[place.table].paths[seen[place.table].needed(place.demand, known)]))
+            for place in places
+        ]
+
+    def scans(
+        self, text: str, values: Mapping[str, Any] | None = None, now: datetime | None = None
+    ) -> list[tuple[str, str]]:
+        """For each place where a query reads a table: the table, and the rows that are read there, as DuckDB's select."""
+        seen, known, places = self._places(text, values, now)
+        return [(place.table, _read(seen[place.table], place.demand, known)) for place in places]
+
+    def _places(self, text: str, values: Mapping[str, Any] | None, now: datetime | None):
         prepared, shared = _prepare(text, sql.views()), _shared(self.monitor)
-        values = dict(values or {})
         seen = {name: shared.files.newest(name) for name in prepared.tables}
         with shared.cursor() as cursor:
-            known = self._constants(cursor, prepared, values, now or datetime.now(UTC), seen)
-        return [
-            (node.table, list(seen[node.table].paths[seen[node.table].needed(node.demand, known)]))
-            for node in prepared.plan.nodes
-            if isinstance(node, bounds.Read)
-        ]
+            known = self._constants(cursor, prepared, dict(values or {}), now or datetime.now(UTC), seen)
+        return seen, known, [node for node in prepared.plan.nodes if isinstance(node, bounds.Read)]
 
     # ---- from a text to a statement
 
@@ -128,15 +137,28 @@ class Backend:
         )
         texts: dict[int, str] = {}
         shared: list[str] = []
+        # what has no row: of a table no file is needed there
+        rowless: set[int] = set()
         for number, node in enumerate(nodes):
             if isinstance(node, bounds.Read):
                 texts[number] = f"({_read(seen[node.table], node.demand, known)})"
+                if not any(seen[node.table].needed(node.demand, known)):
+                    rowless.add(number)
                 continue
             if node.view and (told := _told(prepared.known[node.view], known)):
                 texts[number] = told
                 continue
-            idle = frozenset(select for select, demand in node.branches if not is_needed(demand, known))
-            pieces = prepared.pieces if node.view is None else _pieces(prepared.known[node.view], idle)
+            if node.view is None:
+                pieces = prepared.pieces
+            else:
+                view = prepared.known[node.view]
+                idle, none = _without_rows(
+                    view, frozenset(place for place, read in enumerate(node.reads) if read in rowless)
+                )
+                if none:
+                    rowless.add(number)
+                idle |= {select for select, demand in node.branches if not is_needed(demand, known)}
+                pieces = _pieces(view, idle)
             body = _filled(pieces, [texts[read] for read in node.reads])
             if used[number] > 1:
                 shared.append(f'"step {number}" as ({body})')
@@ -289,6 +311,17 @@ def _pieces(view: sql.View, idle: frozenset[int]) -> tuple[str, ...]:
 
 
 _spelled: dict[tuple[str, frozenset[int]], tuple[str, ...]] = {}
+
+
+def _without_rows(view: sql.View, places: frozenset[int]) -> tuple[frozenset[int], bool]:
+    if not places:
+        return frozenset(), False
+    if (view.text, places) not in _rowless:
+        _rowless[view.text, places] = sql.without_rows(view.tree, places)
+    return _rowless[view.text, places]
+
+
+_rowless: dict[tuple[str, frozenset[int]], tuple[frozenset[int], bool]] = {}
 
 
 def _filled(pieces: tuple[str, ...], places: list[str]) -> str:

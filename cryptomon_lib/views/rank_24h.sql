@@ -6,22 +6,56 @@
 -- why: three markets with deviations of 100, 200 and 300 rank 3/3, 2/3 and 1/3; ties share the better place.
 --      Deviations of SHIB and BTC have no common unit: rank_24h_in_quote compares within a quote currency and
 --      rank_cv_24h by the coefficient of variation, to 12 decimals: equal ones tie whichever engine adds up. Null
---      with fewer than 60 of the 1,440 samples.
-with measured as (
+--      with fewer than 60 of the 1,440 samples. What a market is never changes, so any tick of the day says it.
+with told as (
+    select
+        market_id,
+        kind,
+        quote
+    from ticks_1h
+    where
+        day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour) as varchar)
+        and hour_at >= date_trunc('hour', cast(current_timestamp at time zone 'UTC' as timestamp(3))) - interval '24' hour
+        and hour_at < date_trunc('hour', cast(current_timestamp at time zone 'UTC' as timestamp(3)))
+
+    union all
+
+    select
+        market_id,
+        kind,
+        quote
+    from ticks
+    where
+        day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour) as varchar)
+        and collected_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour
+        and collected_at >= (select rolled_until from rolled_ticks)
+        and collected_at <= cast(current_timestamp at time zone 'UTC' as timestamp(3))
+),
+
+traded as (
+    select
+        market_id,
+        max(kind) as kind,
+        max(quote) as quote
+    from told
+    group by market_id
+),
+
+measured as (
     select
         measures_24h.market_id,
         measures_24h.measure,
-        newest_ticks.kind,
-        newest_ticks.quote,
+        traded.kind,
+        traded.quote,
         measures_24h.mean,
         measures_24h.samples,
         measures_24h.expected,
         case
-            when newest_ticks.kind = 'spot' and measures_24h.samples >= 60
+            when traded.kind = 'spot' and measures_24h.samples >= 60
                 then sqrt(measures_24h.m2 / nullif(measures_24h.samples - 1, 0))
         end as stddev_24h
     from measures_24h
-    inner join newest_ticks on measures_24h.market_id = newest_ticks.market_id
+    inner join traded on measures_24h.market_id = traded.market_id
 ),
 
 varied as (
