@@ -61,6 +61,8 @@ ALERTS = "40_alerts"
 # a kernel that is kept is replaced now and then: whatever leaks in it has an end
 _RUNS_PER_KERNEL = 120
 _ASKED_AGAIN_S = 5
+# the name of a socket has at most 103 letters (macOS)
+_SOCKET_FOLDER_MAX = 70
 # what another attempt gives again: settings and parameters, a payload's form, the state of the data
 _LASTING = {kind.exit_code for kind in (ConfigError, ParameterError, AccountingError, Unhealthy)}
 # `%reset` would do, but it collects garbage each time: a tenth of a second a notebook
@@ -287,6 +289,7 @@ class Kernels:
         self._environ = dict(os.environ) | dict(environ or {})
         self._client: PapermillNotebookClient | None = None
         self._manager = self._connection = None
+        self._sockets: tempfile.TemporaryDirectory | None = None
         self._runs = 0
         self.notebook: nbformat.NotebookNode | None = None
 
@@ -326,8 +329,26 @@ class Kernels:
             self._client.km, self._client.kc = self._manager, self._connection
             with suppress(RuntimeError, OSError):
                 self._client._cleanup_kernel()
-        self._client = self._manager = self._connection = None
+        if self._sockets is not None:
+            self._sockets.cleanup()
+        self._client = self._manager = self._connection = self._sockets = None
         self._runs = 0
+
+    def _create_manager(self, client: PapermillNotebookClient) -> None:
+        """Have the kernel be talked to by sockets of the file system: no port that others of the machine could use.
+
+        Without a folder they would be numbered files where this process was started, and two processes that start
+        there in the same moment would take the same numbers.
+        """
+        folder = tempfile.gettempdir()
+        self._sockets = tempfile.TemporaryDirectory(
+            prefix="cryptomon-",
+            dir=folder if len(folder) <= _SOCKET_FOLDER_MAX else "/tmp",
+            ignore_cleanup_errors=True,
+        )
+        manager = client.create_kernel_manager()
+        manager.transport = "ipc"
+        manager.connection_file = str(Path(self._sockets.name) / "kernel.json")
 
     def _execute(self, nb_man, kernel_name: str, timeout_s: int | None) -> None:
         client = PapermillNotebookClient(
@@ -342,8 +363,7 @@ class Kernels:
         # the connection is kept too: a new one waits a fixed fifth of a second
         client.kc = self._connection
         if client.km is None:
-            # sockets of the file system: no port that others on the machine could talk to
-            client.create_kernel_manager().transport = "ipc"
+            self._create_manager(client)
         self._client, self._manager = client, client.km
         good = False
         try:
@@ -473,7 +493,7 @@ def _run_notebook(
     kernels: Kernels,
     attempt: int,
 ) -> dict[str, Any]:
-    record = _opened(monitor, job, path, parameters) | {"attempt": attempt}
+    record, began = _opened(monitor, job, path, parameters) | {"attempt": attempt}, time.monotonic()
     _keep_record(monitor, record)
     failure: RunError | None = None
     with logs.about(run_id=record["run_id"]), tempfile.TemporaryDirectory(prefix="cryptomon-") as folder:
@@ -484,7 +504,7 @@ def _run_notebook(
             # also when something unforeseen comes by: the record says so, and the kernel ends
             if failure is not None or record["status"] != "running":
                 kernels.close()
-            _close(monitor, record, failure, kernels.notebook, output)
+            _close(monitor, record, time.monotonic() - began, failure, kernels.notebook, output)
         _log(record)
     if failure is not None:
         raise failure
@@ -568,9 +588,10 @@ def _opened(monitor: Monitor, job: str, path: Path, parameters: dict[str, Any]) 
     }
 
 
-def _close(monitor: Monitor, record: dict, failure: RunError | None, notebook, output: Path) -> None:
+def _close(
+    monitor: Monitor, record: dict, took_s: float, failure: RunError | None, notebook, output: Path
+) -> None:
     ended = datetime.now(UTC)
-    started = datetime.fromisoformat(record["started_at"])
     status = {RunTimeout: "timeout", RunStopped: "stopped", NotebookFailed: "failed"}.get(
         type(failure), "succeeded"
     )
@@ -579,7 +600,7 @@ def _close(monitor: Monitor, record: dict, failure: RunError | None, notebook, o
     executed = nbformat.read(output, as_version=4) if output.exists() else notebook
     record |= {
         "ended_at": ended.isoformat(timespec="milliseconds"),
-        "duration_s": round((ended - started).total_seconds(), 3),
+        "duration_s": round(took_s, 3),
         "status": status,
         "reason": str(failure) if failure else None,
         "facts": facts_of(executed) if executed is not None else {},

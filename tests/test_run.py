@@ -563,3 +563,23 @@ def test_a_clock_that_is_set_forward_takes_no_time_from_a_run(project, kernels, 
     records = run_job(open_monitor("local"), "both", kernels=kernels)
 
     assert [one["status"] for one in records] == ["succeeded", "succeeded"]
+
+
+def test_runs_that_begin_in_the_same_moment_and_folder_have_kernels_of_their_own(
+    project, tmp_path, monkeypatch
+):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    stems = [f"1{number}_same" for number in range(4)]
+    for stem in stems:
+        write(project, stem, f"assert __import__('os').getpid()\nsaid = {stem!r}", "said")
+    before = set(tmp_path.iterdir())
+
+    processes = [start(stem) for stem in stems]
+    said = [process.communicate(timeout=200) for process in processes]
+
+    assert [process.returncode for process in processes] == [0] * 4, said
+    assert not any("Invalid Signature" in errors for _, errors in said)
+    # no socket where they were started, and none left behind
+    assert set(tmp_path.iterdir()) - before <= {tmp_path / "root"}
+    assert not list((tmp_path / "temporary").iterdir())
