@@ -5,7 +5,6 @@ Owns the grid of slots, which calls a run makes, and what counts as a run that b
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import msgspec
 import pandas as pd
 
 from cryptomon_lib import exchanges as known
+from cryptomon_lib.clock import Clock, floor_to, wait_for_slot
 from cryptomon_lib.errors import CollectError, ConfigError, FetchError, PayloadError
 from cryptomon_lib.fetch import Answer, Fetcher
 from cryptomon_lib.monitor import Monitor, hosts, open_fetcher
@@ -94,15 +94,18 @@ def collect_payloads(
     *,
     fetcher: Fetcher | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    clock: Clock | None = None,
 ) -> Collected:
     """Poll, and store each payload under its identity in ingest/.
 
     exchanges, markets: empty takes those of the params (markets: the watchlist).
     endpoint: tickers, candles, instruments, all (tickers, the watchlist's candles, and the routes that
         params name under `endpoints`), or a /route of the exchange's API.
-    samples, every_s: how many slots, and seconds between them (None: the cadence of the params).
+    samples, every_s: how many slots, and seconds between them (None: the cadence of the params). Slots that pass
+        while a poll takes longer, or because the clock is set forward, are left out; so many are polled all the same.
     as_of: replay: the slots start there, nothing waits, and payloads count as collected at their slot.
     progress: called with samples done and samples in all.
+    clock: None is the machine's.
 
     Raises ConfigError: an unknown exchange or endpoint. CollectError: no call brought anything.
     """
@@ -111,12 +114,11 @@ def collect_payloads(
     _check(monitor, names, endpoint, samples, every_s)
     fetcher = fetcher or open_fetcher(monitor.settings)
     poll = Poll(monitor, fetcher, as_of is not None)
-    start = _start(monitor, as_of, every_s)
-    slots = [start + timedelta(seconds=every_s * index) for index in range(samples)]
-    run = _replay if as_of is not None else _live
+    clock = clock or Clock()
+    start = _start(monitor, as_of, every_s, clock)
     with ThreadPoolExecutor(monitor.settings.fetch.workers) as pool:
         listed = dict(
-            zip(names, pool.map(lambda name: poll.instruments(name, endpoint, slots[0]), names), strict=True)
+            zip(names, pool.map(lambda name: poll.instruments(name, endpoint, start), names), strict=True)
         )
         wanted = markets or monitor.settings.watchlist
 
@@ -124,8 +126,11 @@ def collect_payloads(
             made = (_requests(monitor, name, endpoint, wanted, listed[name], slot, every_s) for name in names)
             return [request for requests in made for request in requests]
 
-        plan = [(slot, calls(slot)) for slot in slots]
-        outcomes = run(pool, poll, plan, progress)
+        if as_of is None:
+            outcomes = _live(pool, poll, calls, _slots(start, samples, every_s, clock), samples, progress)
+        else:
+            plan = [(slot, calls(slot)) for slot in _replayed(start, samples, every_s)]
+            outcomes = _replay(pool, poll, plan, progress)
     poll.check_newest()
     collected = Collected(poll.outcomes + outcomes)
     _check_collected(collected, names, endpoint)
@@ -322,15 +327,32 @@ def _requests(
             yield candles_request(one, since, slot)
 
 
+def _slots(start: datetime, samples: int, every_s: int, clock: Clock) -> Iterator[datetime]:
+    """Slots of the wall clock, each when its time has come."""
+    yield start
+    for _ in range(samples - 1):
+        start = wait_for_slot(start, every_s, clock)
+        yield start
+
+
+def _replayed(start: datetime, samples: int, every_s: int) -> list[datetime]:
+    return [start + timedelta(seconds=every_s * index) for index in range(samples)]
+
+
 def _live(
-    pool: ThreadPoolExecutor, poll: Poll, plan: list, progress: Callable[[int, int], None]
+    pool: ThreadPoolExecutor,
+    poll: Poll,
+    calls: Callable[[datetime], list[Request]],
+    slots: Iterator[datetime],
+    samples: int,
+    progress: Callable[[int, int], None],
 ) -> list[Outcome]:
-    """One slot after the other, each at its time; a slot that comes late is still polled."""
+    """One slot after the other, each at its time."""
     outcomes = []
-    for done, (slot, requests) in enumerate(plan, 1):
-        time.sleep(max(0.0, (slot - datetime.now(UTC)).total_seconds()))
+    for done, slot in enumerate(slots, 1):
+        requests = calls(slot)
         outcomes += pool.map(poll.one, [slot] * len(requests), requests)
-        progress(done, len(plan))
+        progress(done, samples)
     return outcomes
 
 
@@ -371,14 +393,9 @@ def _check_collected(collected: Collected, names: list[str], endpoint: str) -> N
         raise CollectError(f"None of {', '.join(names)} gave a payload. {why}")
 
 
-def _start(monitor: Monitor, as_of: str | datetime | None, every_s: int) -> datetime:
+def _start(monitor: Monitor, as_of: str | datetime | None, every_s: int, clock: Clock) -> datetime:
     """The first slot: on the grid of the samples, or in a replay at the moment asked for."""
     if as_of is None:
-        return _floor(datetime.now(UTC), every_s)
+        return floor_to(clock.now(), every_s)
     moment = truncated(as_of) if isinstance(as_of, datetime) else parse_moment(as_of)
-    return _floor(moment, min(every_s, monitor.settings.cadence_s))
-
-
-def _floor(moment: datetime, every_s: int) -> datetime:
-    """The newest moment of the grid; the grid starts at 00:00 UTC, 1970-01-01."""
-    return datetime.fromtimestamp(int(moment.timestamp()) // every_s * every_s, UTC)
+    return floor_to(moment, min(every_s, monitor.settings.cadence_s))

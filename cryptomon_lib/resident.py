@@ -26,6 +26,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from cryptomon_lib import logs
+from cryptomon_lib.clock import SLICE_S, Clock
 from cryptomon_lib.config import Settings, home, root_id
 from cryptomon_lib.errors import AlreadyRunning, CryptomonError, RunStopped
 from cryptomon_lib.monitor import open_monitor
@@ -38,8 +39,6 @@ log = logging.getLogger(__name__)
 
 Told = Callable[[str], None]
 
-# it looks at its clocks so often; no step of the clock lets it sleep longer
-_SLICE_S = 1.0
 # wall clock and monotonic clock drift apart by less than this where nobody sets the clock
 _STEP_S = 1.0
 _ITS_MINUTE = timedelta(minutes=1)
@@ -52,22 +51,6 @@ _PASSED_MAX = 50_000
 # a job's own time limit ends it; this is for one that hangs so that it cannot
 _GRACE_S, _END_S = 60, 20
 _NICE = 10
-
-
-class Clock:
-    """The machine's clocks; tests bring their own."""
-
-    def now(self) -> datetime:
-        """What the clock on the wall says (UTC)."""
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        """Seconds that nobody can set."""
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        """Let time pass."""
-        time.sleep(seconds)
 
 
 @dataclass(frozen=True)
@@ -304,7 +287,7 @@ class Runner:
                 left_s = ends - self._clock.monotonic()
                 if left_s <= 0 or (not self._lane.is_busy and (next_s is None or next_s >= left_s)):
                     return
-            self._clock.sleep(_SLICE_S if next_s is None else min(_SLICE_S, max(next_s, 0.001)))
+            self._clock.sleep(SLICE_S if next_s is None else min(SLICE_S, max(next_s, 0.001)))
 
     def _take(self, due: Due) -> None:
         job = self._timetable.jobs[due.name]

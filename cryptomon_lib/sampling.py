@@ -5,11 +5,11 @@ of them at the same time do no harm, for what is stored for a slot is stored onc
 """
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
+from cryptomon_lib.clock import Clock, floor_to, slot_in_s, wait_for_slot
 from cryptomon_lib.errors import AlreadyRunning, CryptomonError, RunStopped
 from cryptomon_lib.monitor import open_monitor
 from cryptomon_lib.run import Kernels, run_job
@@ -43,28 +43,32 @@ def sample(
     samples: int,
     every_s: int,
     told: Callable[[str], None] = lambda line: None,
+    clock: Clock | None = None,
 ) -> Sampled:
     """Run a job at each of `samples` moments of a grid of every_s seconds; the first is at once.
 
     The grid is that of the clock (00:00 UTC, 1970-01-01). A run that fails is told, and the next one comes. What
-    passes while a run takes longer than every_s is missed: holes, which the job backfill looks after.
+    passes while a run takes longer than every_s is missed, as is what a clock that is set forward leaves out: holes,
+    which the job backfill looks after. It takes samples times every_s seconds, however the clock is set meanwhile.
 
     Raises RunStopped: the process was asked to end.
     """
+    clock = clock or Clock()
     done, kernels = Sampled(), Kernels(keep=True)
-    slot = _floor(datetime.now(UTC), every_s)
-    step = timedelta(seconds=every_s)
-    end = slot + step * samples
+    now = clock.now()
+    slot, step = floor_to(now, every_s), timedelta(seconds=every_s)
+    ends = clock.monotonic() + (slot + step * samples - now).total_seconds()
     try:
-        while slot < end:
-            time.sleep(max(0.0, (slot - datetime.now(UTC)).total_seconds()))
+        while True:
             told(f"{slot:%Y-%m-%d %H:%M:%S} UTC  {_run(environment, job, every_s, kernels, done)}")
-            after = max(slot + step, _floor(datetime.now(UTC), every_s))
-            done.missed += (min(after, end) - slot) // step - 1
+            # half a step, for the two clocks do not go exactly alike
+            if clock.monotonic() + slot_in_s(slot, every_s, clock) > ends - every_s / 2:
+                return done
+            after = wait_for_slot(slot, every_s, clock)
+            done.missed += max(0, (after - slot) // step - 1)
             slot = after
     finally:
         kernels.close()
-    return done
 
 
 def _run(environment: str, job: str, every_s: int, kernels: Kernels, done: Sampled) -> str:
@@ -85,7 +89,3 @@ def _run(environment: str, job: str, every_s: int, kernels: Kernels, done: Sampl
         f"{facts[name]} {name}" for name in ("stored", "already", "failed", "rows") if name in facts
     )
     return f"{seconds:.1f} s, {told}"
-
-
-def _floor(moment: datetime, every_s: int) -> datetime:
-    return datetime.fromtimestamp(int(moment.timestamp()) // every_s * every_s, UTC)
