@@ -32,6 +32,9 @@ cli_aws.add_to(app)
 cli_operations.add_to(app)
 cli_backup.add_to(app)
 
+# typer has a click of its own, or in earlier versions that of the package; this is what either says of a wrong call
+_Refused = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
 AsOf = Annotated[str, typer.Option(help="The moment that counts as now: 2026-01-31T12:00:00Z.")]
 
 
@@ -132,7 +135,7 @@ def sql(
     more = ", the first 50 shown (--csv gives all)" if rows.num_rows > 50 else ""
     scanned = "" if took.bytes_scanned is None else f", {took.bytes_scanned / 1e6:,.1f} MB scanned"
     billed = "" if took.cost_usd is None else f", {took.cost_usd:.6f} USD"
-    typer.echo(f"{took.rows:,} rows in {took.seconds:.2f} s{scanned}{billed}{more}", err=True)
+    logs.tell(f"{took.rows:,} rows in {took.seconds:.2f} s{scanned}{billed}{more}")
 
 
 @app.command()
@@ -167,7 +170,7 @@ def set_up(
     choose(environment, flags)
     monitor = open_monitor(environment)
     if monitor.settings.engine == "duckdb":
-        typer.echo("DuckDB reads the tables as they are: nothing to set up.", err=True)
+        logs.tell("DuckDB reads the tables as they are: nothing to set up.")
     elif dry_run:
         for one in catalog.statements(monitor.settings):
             typer.echo(f"-- {one.kind} {one.name}\n{one.text};\n")
@@ -266,7 +269,7 @@ def backfill(
                 monitor, since or None, _names(markets), _names(exchange), as_of or None, progress=told
             )
     except Stopped as stop:
-        typer.echo("Ended. What came is kept; the same command goes on where this one was.", err=True)
+        logs.tell("Ended. What came is kept; the same command goes on where this one was.")
         sys.exit(128 + stop.number)
     if not done.table.empty:
         typer.echo(done.table.to_string())
@@ -275,7 +278,7 @@ def backfill(
         f"{done.count('untraded'):,} without a trade, {done.count('lost'):,} lost, {done.count('open'):,} still open"
     )
     for name, says in done.problems.items():
-        typer.echo(f"{name}: {says}", err=True)
+        logs.tell(f"{name}: {says}")
     done.check()
 
 
@@ -302,7 +305,7 @@ def health(
         rows = report.table.astype(str).to_numpy().tolist()
         print_table(list(report.table.columns), rows)
         counts = ", ".join(f"{count} {severity}" for severity, count in report.counts.items())
-        typer.echo(f"{report.status}: {len(report.seconds)} checks, {counts or 'nothing found'}", err=True)
+        logs.tell(f"{report.status}: {len(report.seconds)} checks, {counts or 'nothing found'}")
     report.check(strict)
 
 
@@ -342,9 +345,8 @@ def backtest(
         columns, [[_shown(value) for value in row] for row in newest[columns].itertuples(index=False)]
     )
     seconds = time.perf_counter() - started
-    typer.echo(
-        f"{len(found.firings):,} firings from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC in {seconds:.1f} s",
-        err=True,
+    logs.tell(
+        f"{len(found.firings):,} firings from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC in {seconds:.1f} s"
     )
 
 
@@ -519,10 +521,7 @@ def api(
     choose(environment, flags)
     monitor = open_monitor(environment)
     wanted = port if port is not None else monitor.settings.api.port
-    if logs.is_json():
-        logs.said.info("http://%s:%d/docs", ip, wanted)
-    else:
-        typer.echo(f"http://{ip}:{wanted}/docs")
+    logs.tell(f"http://{ip}:{wanted}/docs", output=sys.stdout)
     serve(monitor, wanted, ip)
 
 
@@ -542,10 +541,33 @@ def main() -> None:
     """The command `cryptomon`: an error of ours is one line on stderr and its exit code."""
     try:
         logs.set_up()
-        app()
+        if logs.is_json():
+            sys.exit(_run_in_json())
+        app(prog_name="cryptomon")
     except CryptomonError as error:
         _tell(error)
         sys.exit(error.exit_code)
+
+
+def _run_in_json() -> int:
+    """Run the command; its exit code. What typer would write about how it was called is a line like all others."""
+    try:
+        code = app(standalone_mode=False, prog_name="cryptomon")
+    except _Refused as error:
+        return _refused(error)
+    except typer.Abort:
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _refused(error: Exception) -> int:
+    says, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
+    # where no command is named, that would be the whole help
+    says = "Missing command" if says.startswith("Usage:") else says
+    where = context.command_path if context else "cryptomon"
+    extra = {"error": type(error).__name__, "exit_code": error.exit_code}
+    log.error("%s. Try: %s --help", says, where, extra=extra)
+    return error.exit_code
 
 
 def _tell(error: CryptomonError) -> None:

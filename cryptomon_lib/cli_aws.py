@@ -1,12 +1,13 @@
 """The command line's part for AWS: `deploy` the stacks, `sample` as jobs there do."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cryptomon_lib import config
+from cryptomon_lib import config, logs
 from cryptomon_lib.errors import ConfigError
 
 Environment = Annotated[
@@ -69,12 +70,12 @@ def deploy(
     wanted = stacks.as_switched(account, wanted)
     if apply:
         done = stacks.apply(account, wanted, typer.echo)
-        _told(done)
+        _told(done, "changed")
         for name, value in stacks.outputs(account, wanted).items():
             typer.echo(f"{name:<22} {value}")
     else:
         _show(planned := stacks.plan(account, wanted))
-        _told(planned)
+        _told(planned, "to change: --apply makes it so")
 
 
 def sample(
@@ -88,13 +89,14 @@ def sample(
     from cryptomon_lib.run import Stopped, signals
 
     config.choose_environment(environment)
+    say = partial(logs.tell, output=sys.stdout)
     try:
         with signals():
-            done = sampling.sample(environment, job, samples, every_s, typer.echo)
+            done = sampling.sample(environment, job, samples, every_s, say)
     except Stopped as stop:
         stop.answered.set()
         sys.exit(128 + stop.number)
-    typer.echo(
+    say(
         f"{done.succeeded} runs succeeded, {done.failed} failed, {done.busy} found another at it, {done.missed} missed"
     )
     done.check()
@@ -126,11 +128,15 @@ def _show_wanted(settings: config.Settings, wanted: list, folder: Path | None) -
             typer.echo(f"  {name:<22} {kind}")
         for name, value in stack.parameters.items():
             shown = f"({value.name} of {value.concern})" if isinstance(value, Output) else value
-            typer.echo(f"    {name} = {shown}")
+            typer.echo(f"    {name} = {shown or '(empty)'}")
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
             ending = "json" if stack.template.startswith("{") else "yaml"
             (folder / f"{stack.name}.{ending}").write_text(stack.template, encoding="utf-8")
+    parts = sum(len(stack.resources) for stack in wanted)
+    typer.echo(
+        f"\n{_stacks(len(wanted))} of {parts} parts; without --dry-run AWS is asked which of them are there"
+    )
 
 
 def _show(planned: list) -> None:
@@ -140,11 +146,11 @@ def _show(planned: list) -> None:
             typer.echo(f"  {action:<8} {name:<22} {kind}")
 
 
-def _told(planned: list) -> None:
+def _told(planned: list, what: str) -> None:
     from cryptomon_lib.aws.deploy import UNCHANGED
 
     changed = sum(one.action != UNCHANGED for one in planned)
-    typer.echo(f"{changed} of {_stacks(len(planned))} to change" if changed else "Nothing to change.")
+    typer.echo(f"{changed} of {_stacks(len(planned))} {what}" if changed else "Nothing to change.")
 
 
 def _stacks(count: int) -> str:

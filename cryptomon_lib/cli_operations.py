@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cryptomon_lib import logs
 from cryptomon_lib.cli_options import Environment, Flags, choose, print_table
 
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
@@ -53,7 +54,7 @@ def doctor(
         rows = [[one.state, one.check, one.subject, one.says, one.do] for one in made.sorted]
         print_table(["", "check", "of", "found", "what to do"], rows)
         wrong = sum(one.state != OK for one in made.found)
-        typer.echo(f"{len(made.found)} looked at, {wrong} to read", err=True)
+        logs.tell(f"{len(made.found)} looked at, {wrong} to read")
     # a check that hangs in a library's own threads must not keep us
     sys.stdout.flush()
     sys.exit(made.exit_code)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cryptomon_lib import logs
 from cryptomon_lib.cli_options import Environment, Flags, choose, print_table
 from cryptomon_lib.errors import ConfigError, ParameterError
 
@@ -74,7 +75,7 @@ def follow(environment: Environment = "local", flags: Flags = []) -> None:  # no
             with signals():
                 follow_schedule(environment, kernels, told=console.print, ends_outdated=True)
         except Stopped:
-            console.print("Ended.")
+            logs.tell("Ended.", output=console.file)
         finally:
             kernels.close()
 

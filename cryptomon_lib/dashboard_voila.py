@@ -33,6 +33,7 @@ from traitlets.config import Config
 from voila.app import Voila
 from voila.tornado.handler import TornadoVoilaHandler
 
+from cryptomon_lib import logs
 from cryptomon_lib.api_answers import Answer, Shared, Watched
 from cryptomon_lib.dashboard import END_MARK, SERVED, STATIC, page_script, page_style, plotly_script
 from cryptomon_lib.errors import CryptomonError, StorageError, UnknownMarket, UnknownQuestion
@@ -58,6 +59,8 @@ Check = Callable[[str, str | None], float]
 _YEAR_S = 31_536_000
 # so long a page is given to all, as long as its notebook is the same
 _PAGE_S = 3600
+# the first questions take a second or two; the end waits for them no longer than this
+_WARM_S = 10
 _KERNEL = re.compile(r'data-kernel="([0-9a-f-]{36})"')
 _ANSWERS_BYTES = 64 * 2**20
 # of an executed notebook nothing runs: its scripts are left out, and this lets none in
@@ -104,11 +107,16 @@ def run(options: Mapping[str, Any], check: Check) -> None:
     )
     server.initialize([options["notebook"]])
     # the first viewer is not to wait for what every first question waits for
-    threading.Thread(target=answers.warm, daemon=True).start()
+    warming = threading.Thread(target=answers.warm, daemon=True)
+    warming.start()
     # Voila sees to SIGTERM; a shell starts background jobs with SIGINT ignored
     signal.signal(signal.SIGINT, server._handle_signal_stop)
     log.warning("serving %s at http://%s:%d", options["parameters"]["environment"], server.ip, server.port)
-    server.start()
+    try:
+        server.start()
+    finally:
+        # what runs in DuckDB while the interpreter ends would end the process with a core dump
+        warming.join(_WARM_S)
 
 
 class DashboardVoila(Voila):
@@ -417,14 +425,25 @@ def _config(options: Mapping[str, Any]) -> Config:
     config.MappingKernelManager.update(cull_idle_timeout=240, cull_interval=30, cull_connected=True)
     # the viewer who came has the machine to himself first
     config.VoilaKernelManager.fill_delay = 5.0
+    config.VoilaExecutor.on_cell_executed = _relay
     if os.name == "posix":
         # a socket of this user instead of TCP ports that all users of the machine reach
         config.KernelManager.transport = "ipc"
     return config
 
 
+def _relay(cell: NotebookNode, cell_index: int, execute_reply: Mapping[str, Any]) -> None:
+    """Write a kernel's log lines where the server's go; the page shows none of what a cell writes to standard error."""
+    relay = logs.Relay()
+    for output in cell.outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            relay.write(output.text)
+    relay.write("\n")
+
+
 def _injected(parameters: Mapping[str, Any]) -> NotebookNode:
     lines = [f"{name} = {value!r}" for name, value in parameters.items() if name.isidentifier()]
+    lines.append(logs.kernel_code())
     return new_code_cell(
         "\n".join(lines), id="injected-parameters", metadata={"tags": ["injected-parameters"]}
     )

@@ -87,6 +87,17 @@ def is_json() -> bool:
     return config.log_format() == "json"
 
 
+def tell(text: str, *, output: TextIO | None = None) -> None:
+    """Say what is for whoever watches a command: a log line where those are JSON, else the text to output.
+
+    output: where the text goes; standard error where not given.
+    """
+    if is_json():
+        said.info("%s", text)
+    else:
+        (output or sys.stderr).write(f"{text}\n")
+
+
 @contextmanager
 def about(**named: Any) -> Iterator[None]:
     """What the lines are about while this is open: job=…, run_id=…"""

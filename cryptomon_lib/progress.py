@@ -1,9 +1,11 @@
-"""A bar that says how far a long job is: in a terminal, in a notebook, and in its executed copy."""
+"""A bar that says how far a long job is: in a terminal, in a notebook, and in its executed copy; a line for programs."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from cryptomon_lib import logs
 
 _WIDTH = 30
 _EVERY_S = 0.2
@@ -12,7 +14,8 @@ _EVERY_S = 0.2
 @contextmanager
 def progress_bar(says: str, unit: str = "calls") -> Iterator[Callable[[int, int], None]]:
     """Shows a bar while it is open; gives what moves it: `told(done, of)`."""
-    with (_in_notebook if _is_notebook() else _in_terminal)(says, unit) as told:
+    shown = _in_notebook if _is_notebook() else _in_lines if logs.is_json() else _in_terminal
+    with shown(says, unit) as told:
         yield told
 
 
@@ -47,6 +50,21 @@ def _in_notebook(says: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         yield told
     finally:
         handle.update(bar)
+
+
+@contextmanager
+def _in_lines(says: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """No bar: how far it was at the end, as a log line."""
+    bar = _Bar(says, unit)
+
+    def told(done: int, of: int) -> None:
+        bar.done, bar.of = done, of
+
+    try:
+        yield told
+    finally:
+        seconds = time.monotonic() - bar.began
+        logs.tell(f"{says}: {bar.done:,} of {bar.of:,} {unit}, {seconds:.0f} s")
 
 
 @contextmanager

@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
+from cryptomon_lib import logs
 from cryptomon_lib.collect import collect_payloads
 from cryptomon_lib.config import Settings, export, home, load_settings
 from cryptomon_lib.dashboard_server import DashboardProcess, free_port, start
@@ -36,7 +39,7 @@ def up(environment: str, hours: int = 24, minutes: int | None = None, console: C
 
     Raises ConfigError, StorageError, SimulatorError: before anything is left running.
     """
-    console = console or Console()
+    console = console or (_Lines(quiet=True) if logs.is_json() else Console())
     began = time.monotonic()
     settings = load_settings(environment)
     with signals(), ExitStack() as stack:
@@ -67,6 +70,14 @@ def up(environment: str, hours: int = 24, minutes: int | None = None, console: C
             stop.answered.set()
             console.print("Ending …")
     console.print("Ended: nothing is left running.")
+
+
+class _Lines(Console):
+    """Writes log lines in place of what is for a terminal; bars are left out."""
+
+    def print(self, *said: Any, **how: Any) -> None:
+        for one in said:
+            logs.tell(Text.from_markup(one).plain)
 
 
 def fill(monitor: Monitor, hours: int, console: Console) -> None:

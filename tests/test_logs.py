@@ -11,14 +11,16 @@ import textwrap
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 import requests
 
-from cryptomon_lib import config, logs
+from cryptomon_lib import cli, config, dashboard_server, logs
 from cryptomon_lib.errors import ConfigError
-from cryptomon_lib.run import Kernels, run_job
+from cryptomon_lib.progress import progress_bar
+from cryptomon_lib.run import Kernels, Stopped, run_job
 
 PROJECT = Path(__file__).parent.parent
 SECRET = "https://hooks.example.org/services/T0123456789/s3cret%2Fw0rd"
@@ -217,6 +219,89 @@ def test_an_error_of_a_command_is_one_line_with_its_exit_code():
     assert "Did you mean 10_collect" in one["message"]
 
 
+@pytest.mark.parametrize(
+    ("words", "says", "error"),
+    [
+        ([], "Missing command. Try: cryptomon --help", "NoArgsIsHelpError"),
+        (["schedule"], "Missing command. Try: cryptomon schedule --help", "NoArgsIsHelpError"),
+        (["colect"], "No such command 'colect'. Try: cryptomon --help", "UsageError"),
+        (["run"], "Missing argument 'job'. Try: cryptomon run --help", "MissingParameter"),
+        (["run", "tick", "--fast"], "No such option: --fast", "NoSuchOption"),
+        (["backup", "x", "--keep", "0"], "Invalid value for '--keep'", "BadParameter"),
+        (["schedule", "print", "--target", "at"], "Invalid value for '--target'", "BadParameter"),
+    ],
+)
+def test_a_wrong_call_is_one_line_like_all_others(words, says, error, written, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cryptomon", *words])
+    codes = []
+
+    def call():
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        codes.append(ended.value.code)
+
+    (one,) = lines_of(written("json", call))
+    assert one["message"].startswith(says) and one["level"] == "ERROR"
+    assert codes == [2] and (one["error"], one["exit_code"]) == (error, 2)
+    # as text it is typer's own, usage and all
+    assert "Usage: cryptomon" in written("text", call) and codes == [2, 2]
+
+
+def test_help_is_what_was_asked_for_in_either_form(written, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cryptomon", "run", "--help"])
+
+    def call():
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+
+    for form in ("json", "text"):
+        monkeypatch.setenv("CRYPTOMON_LOG_FORMAT", form)
+        call()
+        said = capsys.readouterr()
+        assert said.out.startswith("Usage: cryptomon run") and said.err == ""
+
+
+def test_what_a_command_says_beside_its_answer_is_such_a_line_too(tmp_path):
+    process = command("sql", "select 1 as one", "--set", f"root={tmp_path / 'root'}")
+    output, errors = process.communicate(timeout=120)
+
+    (one,) = lines_of(errors)
+    assert one["message"].startswith("1 rows in ") and one["level"] == "INFO" and "one" in output
+
+
+def test_a_bar_is_one_line_at_its_end(written):
+    def act():
+        with progress_bar("candles") as told:
+            told(1, 7)
+            told(7, 7)
+
+    (one,) = lines_of(written("json", act, level="ERROR"))
+    assert one["message"] == "candles: 7 of 7 calls, 0 s"
+    assert "7/7" in written("text", act)
+
+
+def test_the_whole_monitor_says_such_lines_in_place_of_what_is_for_a_terminal(written, monkeypatch):
+    from cryptomon_lib import up
+
+    consoles = []
+    real = SimpleNamespace(simulated=False, environment="local", root="x")
+    monkeypatch.setattr(up, "load_settings", lambda environment: real)
+    monkeypatch.setattr(up, "open_monitor", lambda environment: SimpleNamespace(settings=real))
+
+    def no_dashboard(settings, console):
+        consoles.append(console)
+        console.print("dashboard  [bold]here[/]")
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(up, "_dashboard", no_dashboard)
+    lines = lines_of(written("json", lambda: up.up("local")))
+
+    said = [one["message"] for one in lines]
+    assert said[-3:] == ["dashboard  here", "Ending …", "Ended: nothing is left running."]
+    assert consoles[0].quiet
+
+
 def test_a_form_that_there_is_not_is_told_as_text():
     process = command("settings", CRYPTOMON_LOG_FORMAT="xml")
 
@@ -341,6 +426,32 @@ def test_the_dashboards_server_writes_such_lines_without_its_token(tmp_path):
     assert any("/cryptomon/alive" in one["message"] for one in lines)
     assert any(one["message"].startswith("serving local at") for one in lines)
     assert "t0ken-of-viewers" not in json.dumps(lines)
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_what_the_dashboards_kernel_writes_comes_out_of_its_server(project, tmp_path, monkeypatch, form):
+    monkeypatch.setenv("CRYPTOMON_LOG_FORMAT", form)
+    monkeypatch.setenv("CRYPTOMON_DASHBOARD__PORT", "0")
+    log = tmp_path / "server.log"
+    with (
+        log.open("w") as output,
+        dashboard_server.start(
+            "local", 0, notebook=project / "notebooks" / "10_first.ipynb", output=output
+        ) as server,
+    ):
+        server.wait_ready()
+        page = requests.get(server.url, timeout=120)
+    text = log.read_text()
+
+    # it ended at once after its first page, while it still warmed up
+    assert page.status_code == 200 and "terminate called" not in text
+    assert "no log line" not in text and "s3cret" not in text + page.text
+    if form == "text":
+        assert text.count("ERROR mine: in the kernel, ***") == 1 and text.count("    ZeroDivisionError") == 1
+        return
+    (one,) = [one for one in lines_of(text) if one["logger"] == "mine"]
+    assert one["message"] == "in the kernel, ***" and "ZeroDivisionError" in one["exception"]
 
 
 def test_the_resident_runner_says_in_such_lines_how_jobs_went(written, monkeypatch):
