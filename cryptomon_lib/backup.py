@@ -184,8 +184,8 @@ def restore(
     # a table is not there before its log is; so nobody reads one that lacks files
     logs = [key for key in backup.objects if "/_delta_log/" in key]
     others = [key for key in backup.objects if "/_delta_log/" not in key]
-    for keys in (others, logs):
-        _in_parallel(bring, keys, _workers(root, target), progress)
+    for keys, before in ((others, 0), (logs, len(others))):
+        _in_parallel(bring, keys, _workers(root, target), _from(before, len(backup.objects), progress))
     if damaged:
         told = "; ".join(f"{key}: {says}" for key, says in sorted(damaged.items())[:5])
         raise StorageError(
@@ -273,7 +273,10 @@ class _Taking:
             elif of_pin:
                 raise _Gone(key)
 
-        _in_parallel(bring, todo, _workers(self.storage, self.target), self.progress)
+        have = len(self.done)
+        _in_parallel(
+            bring, todo, _workers(self.storage, self.target), _from(have, have + len(todo), self.progress)
+        )
 
     def _known(self, one: Object) -> Entry | None:
         """What an earlier backup says of the object as it is."""
@@ -366,6 +369,11 @@ def _let_go(target: Storage, keep: int) -> int:
         if one.key.rsplit("/", 1)[1] not in named and one.modified_at < until:
             target.delete(one.key)
     return len(old)
+
+
+def _from(before: int, of: int, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """Progress of a part, told as that of the whole."""
+    return lambda done, _: progress(before + done, of)
 
 
 def _in_parallel(work: Callable[[str], None], keys: Iterable[str], workers: int, progress) -> None:

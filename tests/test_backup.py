@@ -90,7 +90,9 @@ def test_a_restored_root_is_what_was_backed_up_and_goes_on(place, exchange, open
     done = back_up(lived, kept)
     assert done.copied > 10
     other = at_root(open_at, lived, again)
-    found = restore(other, kept)
+    told = []
+    found = restore(other, kept, progress=lambda *counts: told.append(counts))
+    assert told[-1] == (len(found.objects), len(found.objects)) and told == sorted(told)
     assert found.tables == done.backup.tables and set(found.tables) >= {"ticks", "candles"}
     assert contents(other.storage) == contents(lived.storage)
     for name in found.tables:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from cryptomon_lib.errors import StorageError
-from cryptomon_lib.storage import Object, Storage
+from cryptomon_lib.lake import S3_PATIENCE
+from cryptomon_lib.schedule import load_schedule
+from cryptomon_lib.storage import S3_CLIENT, S3_TRIES, Object, Storage
 
 
 @pytest.fixture
@@ -282,3 +285,34 @@ def test_an_object_written_anew_is_told_from_the_one_before(monitor):
     assert storage.identity("a/b.json") == first
     storage.put("a/b.json", b"other")
     assert storage.identity("a/b.json") != first
+
+
+def test_the_page_says_how_long_s3_is_borne_with_as_it_is():
+    page = (Path(__file__).parent.parent / "docs" / "storage.md").read_text(encoding="utf-8")
+    objects, tables = re.findall(r"^\| (?:objects|tables): .*$", page, re.M)
+    tries, client = S3_TRIES, S3_CLIENT
+    # what s3fs waits after each try, the last one too
+    waits = [min(1.7**number * 0.1, 15) for number in range(tries)]
+    silent = tries * client["read_timeout"] + sum(waits)
+    cells = [cell.strip() for cell in objects.strip("|").split("|")][1:]
+    assert cells[0] == f"{client['read_timeout']} s, {client['connect_timeout']} s to connect"
+    assert cells[1].startswith(f"{tries}, with 0.1 s between")
+    assert cells[2:] == [f"{int(sum(waits[:-1]))} s of refusals", f"{sum(waits):.0f} s", f"{silent:.0f} s"]
+
+    patience = {name: value.removesuffix("s") for name, value in S3_PATIENCE.items()}
+    cells = [cell.strip() for cell in tables.strip("|").split("|")][1:]
+    longest = int(patience["retry_timeout"]) + int(patience["timeout"])
+    assert cells == [
+        f"{patience['timeout']} s, {patience['connect_timeout']} s to connect",
+        f"{patience['max_retries']}, within {patience['retry_timeout']} s, "
+        f"at most {patience['backoff_config.max_backoff']} s between",
+        f"{patience['retry_timeout']} s of refusals",
+        f"{patience['retry_timeout']} s",
+        f"{longest} s",
+    ]
+    # a call is over before a tick has to be
+    assert max(silent, longest) < load_schedule()["tick"].timeout_s
+
+    runbook = (Path(__file__).parent.parent / "docs" / "runbook.md").read_text(encoding="utf-8")
+    assert f"exit code 3 after {sum(waits):.0f} s of refusals or {silent:.0f} s of silence" in runbook
+    assert f"| up to {int(sum(waits[:-1]))} s |" in runbook
