@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -166,6 +168,12 @@ def test_a_dry_run_needs_no_account_and_asks_nobody(tmp_path):
     told = cryptomon("deploy", "-e", "dev", "--dry-run", "--write", str(tmp_path / "out"), **environ)
 
     settings = settings_of()
+    parts = sum(len(stack.resources) for stack in wanted(settings_of()))
+    assert (
+        f"6 stacks of {parts} parts" in told
+        and "AlarmMail = (empty)" in told
+        and "OperationsMail" not in told
+    )
     for stack in wanted(settings):
         assert stack.name in told
         for name, kind in stack.resources.items():
@@ -183,7 +191,11 @@ def test_deploy_makes_everything_once_and_destroy_leaves_the_data(aws):
     assert "6 of 6 stacks to change" in planned and "Add      Freshness" in planned
     assert not aws.ask("cloudformation").list_stacks()["StackSummaries"]
 
+    # a mail that nobody named is not subscribed
+    assert "OperationsMail" not in planned
+
     told = cryptomon("deploy", "-e", "dev", "--apply")
+    assert "6 of 6 stacks changed" in told and "to change" not in told
     assert f"arn:aws:sns:{REGION}:123456789012:cryptomon-dev-alerts" in told
     assert "Nothing to change." in cryptomon("deploy", "-e", "dev", "--apply")
     assert "Nothing to change." in said("deploy", "-e", "dev")
@@ -215,7 +227,7 @@ def test_data_goes_only_with_the_name_of_its_bucket(aws):
         s3.put_object(Bucket="cryptomon-prod", Key="monitor/tables/ticks/a", Body=body)
     s3.delete_object(Bucket="cryptomon-prod", Key="monitor/tables/ticks/a")
 
-    with pytest.raises(DeployError, match="is in cryptomon-prod, not in cryptomon-dev: nothing was removed"):
+    with pytest.raises(ConfigError, match="is in cryptomon-prod, not in cryptomon-dev: nothing was removed"):
         deploy.destroy(account(settings), own, "cryptomon-dev")
     assert len(s3.list_object_versions(Bucket="cryptomon-prod")["Versions"]) == 2
     told = []
@@ -285,6 +297,7 @@ def test_a_setting_that_changed_is_planned_then_made(aws):
     deploy.apply(account(before), own(before))
     planned = {one.stack.concern: one for one in deploy.plan(account(after), own(after))}
     assert {name for name, one in planned.items() if one.action != deploy.UNCHANGED} == {"watch"}
+    assert planned["watch"].says == "Alarms true -> false, BudgetUsd 30 -> 77"
     cloudwatch = aws.ask("cloudwatch")
     assert all(one["ActionsEnabled"] for one in cloudwatch.describe_alarms()["MetricAlarms"])
 
@@ -405,6 +418,33 @@ def test_rights_that_are_lacking_are_named(aws):
     finally:
         requests.post(f"{aws.url}/moto-api/reset-auth", data="inf", timeout=60)
     assert "These credentials may not look at the stack" in told and "cloudformation:DescribeStacks" in told
+
+
+def test_what_answers_in_place_of_aws_is_told_in_a_line():
+    """A proxy's own page, with any status."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(500)
+            self.end_headers()
+            self.wfile.write(b"<!doctype html>\n<html lang=en>\n<title>Blocked</title>")
+
+        def log_message(self, *said):
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environ = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "nothing",
+            "AWS_MAX_ATTEMPTS": "1",
+        }
+        told = cryptomon("deploy", "-e", "dev", code=9, **environ)
+        server.shutdown()
+
+    assert told.startswith("cryptomon: What answered when it was asked to look at the stack cryptomon-dev-")
+    assert "Traceback" not in told and len(told.splitlines()) == 1
 
 
 def test_nobody_at_aws_is_told(aws, monkeypatch):

@@ -75,5 +75,14 @@ class asked:
                     f"These credentials may not {self.what}: {says or code}. docs/aws.md says which rights that takes."
                 ) from error
             raise DeployError(f"AWS refused to {self.what}: {code}: {says}") from error
+        from botocore.parsers import ResponseParserError
+
+        if isinstance(error, ResponseParserError):
+            # the whole answer stands in it: a page of whatever is between
+            says = str(error).splitlines()[0][:200]
+            raise DeployError(
+                f"What answered when it was asked to {self.what} was not AWS, or AWS was out of order: {says} Try again; "
+                "then look at AWS_ENDPOINT_URL and at the proxy."
+            ) from error
         if isinstance(error, faults.BotoCoreError):
             raise DeployError(f"AWS could not be asked to {self.what}: {error}.") from error

@@ -15,7 +15,7 @@ from typing import Any
 from cryptomon_lib.aws.clients import asked, client
 from cryptomon_lib.aws.stacks import STORAGE, Output, Stack, bucket_of, name_of, tags_of
 from cryptomon_lib.config import Settings
-from cryptomon_lib.errors import DeployError
+from cryptomon_lib.errors import ConfigError, DeployError
 
 log = logging.getLogger(__name__)
 
@@ -114,11 +114,11 @@ def destroy(
 
     delete_data: the name of the bucket whose data goes, too, with its stack.
 
-    Raises DeployError: it is another bucket's name, before anything is removed; or a stack failed.
+    Raises ConfigError: it is another bucket's name, before anything is removed. DeployError: a stack failed.
     """
     bucket, _ = bucket_of(account.settings)
     if delete_data is not None and delete_data != bucket:
-        raise DeployError(
+        raise ConfigError(
             f"The data of {account.settings.environment} is in {bucket}, not in {delete_data}: nothing was removed."
         )
     gone = []
@@ -215,7 +215,9 @@ def _planned(account: Account, stack: Stack) -> Planned:
     if _same(account, stack, found, given):
         return Planned(stack, UNCHANGED)
     with _change_set(account, stack, given) as changes:
-        return Planned(stack, UPDATE, changes.listed) if changes.any else Planned(stack, UNCHANGED)
+        if not changes.any:
+            return Planned(stack, UNCHANGED)
+        return Planned(stack, UPDATE, changes.listed, _differences(found, given))
 
 
 def _taken(account: Account, stack: Stack) -> str:
@@ -259,6 +261,17 @@ def _same(account: Account, stack: Stack, found: dict, given: list[dict[str, str
         body = account.cloudformation.get_template(StackName=stack.name)["TemplateBody"]
     # what is JSON comes back as a value
     return (body == stack.template) if isinstance(body, str) else (body == _json(stack.template))
+
+
+def _differences(found: dict, given: list[dict[str, str]]) -> str:
+    """Which parameters have another value than before, with both."""
+    have = {one["ParameterKey"]: one.get("ParameterValue", "") for one in found.get("Parameters", [])}
+    want = {one["ParameterKey"]: one["ParameterValue"] for one in given}
+    return ", ".join(
+        f"{name} {have.get(name) or '(empty)'} -> {value or '(empty)'}"
+        for name, value in want.items()
+        if have.get(name) != value
+    )
 
 
 def _json(text: str) -> Any:

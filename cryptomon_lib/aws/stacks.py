@@ -40,8 +40,25 @@ class Stack:
 
     @property
     def resources(self) -> dict[str, str]:
-        """What it is made of: type by logical name."""
-        return {name: one["Type"] for name, one in parsed(self.template)["Resources"].items()}
+        """What it is made of with these parameters: type by logical name."""
+        template = parsed(self.template)
+        conditions = template.get("Conditions", {})
+        return {
+            name: one["Type"]
+            for name, one in template["Resources"].items()
+            if "Condition" not in one or self._holds(conditions[one["Condition"]])
+        }
+
+    def _holds(self, condition: Mapping[str, Any]) -> bool:
+        ((kind, given),) = condition.items()
+        if kind == "Fn::Not":
+            return not self._holds(given[0])
+        if kind == "Fn::Equals":
+            one, other = (
+                self.parameters[side["Ref"]] if isinstance(side, Mapping) else side for side in given
+            )
+            return one == other
+        raise ValueError(f"{self.name}: a condition {kind} is not read here: add it.")
 
 
 class _Loader(yaml.SafeLoader):
