@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit notebooks notebooks-on test-trino format tour docs lab dashboard simulate screenshots bench soak day lock clean
+.PHONY: help run test lint unit notebooks notebooks-on test-trino format tour docs lab dashboard simulate screenshots bench soak day cron lock clean
 
 help:  ## list the targets
 	@echo "make TARGET [PARAMS=local|live|dev|staging|prod]"
@@ -77,8 +77,11 @@ soak: $(READY)  ## a month of simulated minutes, hours long; ended anywhere, it 
 day: $(READY)  ## a day of 9,590 markets a minute with kernels, an hour or two; ended anywhere, it goes on
 	@$(BIN)/python benchmarks/day.py .cryptomon/day
 
+cron: $(READY)  ## four minutes of real cron on the simulated exchange: each minute once; needs root and Debian's cron
+	@rm -rf .cryptomon/cron && $(BIN)/python benchmarks/cron.py .cryptomon/cron
+
 bench: $(READY)  ## run the benchmarks, side by side
-	@for bench in $(filter-out benchmarks/soak.py benchmarks/day.py,$(wildcard benchmarks/*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+	@for bench in $(filter-out benchmarks/soak.py benchmarks/day.py benchmarks/cron.py,$(wildcard benchmarks/*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
 lock: $(READY)  ## resolve requirements.lock anew: names, versions, hashes
 	$(PIP) uv
