@@ -334,10 +334,10 @@ def test_a_sampled_job_whose_clock_is_set_forward_and_back_goes_on_at_the_next_s
     flatten_payloads(monitor)
     slots = {
         one.key.rpartition("/")[2]
-        for one in monitor.storage.objects("archive/api.kraken.com/0/public/Ticker")
+        for one in monitor.storage.objects("archive/www.bitstamp.net/api/v2/ticker")
     }
     times = Counter((row["market_id"], row["collected_at"]) for row in stored(monitor, "ticks"))
-    kraken = {moment for market, moment in times if market.startswith("kraken:")}
-    assert max(times.values()) == 1 and len(kraken) == len(slots) >= 4, sampled.said
+    polled = {moment for market, moment in times if market.startswith("bitstamp:")}
+    assert max(times.values()) == 1 and len(polled) == len(slots) >= 4, sampled.said
     # on both sides of the step
-    assert max(kraken) - min(kraken) > 9 * MINUTE
+    assert max(polled) - min(polled) > 9 * MINUTE
