@@ -76,15 +76,15 @@ class Block:
     @property
     def ratio(self) -> np.ndarray:
         """Value as a multiple of the average; NaN where there is none, or it is 0."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(self.average == 0, np.nan, self.value / self.average)
+        return _ratio(self.value, self.average)
 
     def rows(self, chosen: np.ndarray) -> pa.Table:
         """The chosen cells as rows of the window's view."""
         times, markets = np.nonzero(chosen & ~np.isnan(self.value))
         cells = (times, markets)
         size = len(times)
-        average, ratio = self.average[cells], self.ratio[cells]
+        average = self.average[cells]
+        ratio = _ratio(self.value[cells], average)
         return pa.table(
             [
                 pa.array(self.market_ids[markets], pa.string()),
@@ -98,6 +98,11 @@ class Block:
             ],
             schema=reading(self.window),
         )
+
+
+def _ratio(value: np.ndarray, average: np.ndarray) -> np.ndarray:
+    found = np.full(value.shape, np.nan)
+    return np.divide(value, average, out=found, where=average != 0)
 
 
 class Hours:
@@ -318,7 +323,7 @@ def _of_chunk(
             own, here, values = own[mine], places[mine], value[mine]
         used = np.zeros(len(times), bool)
         used[here] = True
-        row = np.cumsum(used) - 1
+        row = np.cumsum(used, dtype=np.int64) - 1
         matrix = np.full((int(used.sum()), len(group)), np.nan)
         matrix.ravel()[row[here] * len(group) + own] = values
         yield from averaged(measure, market_ids[group], times[used], matrix, after, until, window, known)
@@ -347,8 +352,12 @@ def averaged(
         low, high = np.searchsorted(hours, [hour, hour + 1])
         part = matrix[low:high]
         there = ~np.isnan(part)
-        plain = np.where(there, part, 0.0)
-        from_left = _running(plain), _running(there.astype(np.float32))
+        if there.all():
+            # most hours have no hole: what there is then needs no counting, market by market
+            plain, there = part, np.ones((len(part), 1), np.float32)
+        else:
+            plain, there = np.where(there, part, 0.0), there.astype(np.float32)
+        from_left = _running(plain), _running(there)
         total, samples = np.zeros_like(part), np.zeros(part.shape, np.float32)
         # what of this hour is before each row
         total[1:], samples[1:] = from_left[0][:-1], from_left[1][:-1]
@@ -356,7 +365,9 @@ def averaged(
             earlier = known.before(int(hour), market_ids)
             total += earlier[0]
             samples += earlier[1].astype(np.float32)
-            known.add(int(hour), market_ids, from_left[0][-1], from_left[1][-1])
+            known.add(
+                int(hour), market_ids, from_left[0][-1], np.broadcast_to(from_left[1][-1], len(market_ids))
+            )
         elif before is not None and before[0] == hour - 1:
             _, earlier, sums, counts = before
             tail = first[low:high] - earlier
@@ -364,11 +375,12 @@ def averaged(
             total[short] += sums[tail[short]]
             samples[short] += counts[tail[short]]
         if known is None:
-            before = (hour, low, _running(plain[::-1])[::-1], _running(there[::-1].astype(np.float32))[::-1])
+            before = (hour, low, _running(plain[::-1])[::-1], _running(there[::-1])[::-1])
         inside = slice(*(np.searchsorted(times[low:high], [after, until], "right")))
         if inside.start < inside.stop:
             enough = samples[inside] >= floor
-            average = np.where(enough, total[inside] / np.maximum(samples[inside], 1), np.nan)
+            average = np.full(enough.shape, np.nan)
+            np.divide(total[inside], samples[inside], out=average, where=enough)
             cells = times[low:high][inside], part[inside], average, samples[inside]
             yield Block(measure, market_ids, *cells, window)
 
@@ -382,8 +394,8 @@ def _factorised(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     found = pa.array(at).dictionary_encode()
     times = found.dictionary.to_numpy(zero_copy_only=False)
     order = np.argsort(times)
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
     return times[order], rank[found.indices.to_numpy()]
 
 

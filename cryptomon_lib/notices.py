@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cryptomon_lib.receivers import User
 
@@ -195,13 +196,24 @@ def notice_id(user: str, receiver: str, notice: Notice) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
+def told_of(rows: pa.Table) -> pa.Table:
+    """Of rows of `alerts` those that people are told of: not what is marked quiet."""
+    states = pa.array([*BEGINS, *ENDS], pa.string())
+    return rows.filter(pc.and_(pc.is_in(rows["state"], value_set=states), pc.is_null(rows["quiet"])))
+
+
+def keys_of(rows: pa.Table) -> pa.ChunkedArray:
+    """`Transition.key` of each row of `alerts`: many are looked at each minute, and few of them are new."""
+    times = pc.strftime(rows["at"].cast(pa.timestamp("s"), safe=False), format="%Y%m%dT%H%M%S")
+    return pc.binary_join_element_wise(rows["alert_id"], rows["state"], times, "/")
+
+
 def transitions_of(rows: pa.Table) -> list[Transition]:
     """The transitions that people are told of, of rows of `alerts`, by time; those marked quiet are not."""
     names = list(Transition.__dataclass_fields__)
     return sorted(
         Transition(**{name: _utc(row[name]) for name in names})
-        for row in rows.select([*names, "quiet"]).to_pylist()
-        if row["state"] in BEGINS + ENDS and row["quiet"] is None
+        for row in told_of(rows).select(names).to_pylist()
     )
 
 

@@ -23,7 +23,16 @@ from cryptomon_lib.delivery import deliver
 from cryptomon_lib.errors import CommitConflict, NotifyError
 from cryptomon_lib.messages import text_of, title_of
 from cryptomon_lib.monitor import Monitor
-from cryptomon_lib.notices import Notice, Stream, Transition, notice_id, step, transitions_of
+from cryptomon_lib.notices import (
+    Notice,
+    Stream,
+    Transition,
+    keys_of,
+    notice_id,
+    step,
+    told_of,
+    transitions_of,
+)
 from cryptomon_lib.outbox import (
     FAILED,
     PARKED_STATE,
@@ -299,11 +308,13 @@ def _read(
     rows = monitor.lake.read("alerts", actions)
     rows = rows.filter(pc.greater_equal(rows["evaluated_at"], since))
     read_until = pc.max(rows["evaluated_at"]).as_py() or before.read_until
-    near = rows.filter(pc.greater_equal(rows["evaluated_at"], (read_until or since) - _OVERLAP))
-    known = set(before.seen)
+    rows = told_of(rows)
+    keys = keys_of(rows)
+    near = keys.filter(pc.greater_equal(rows["evaluated_at"], (read_until or since) - _OVERLAP))
+    fresh = rows.filter(pc.invert(pc.is_in(keys, value_set=pa.array(before.seen, pa.string()))))
     # a key once, however often an evaluator wrote it
-    new = {one.key: one for one in transitions_of(rows) if one.key not in known}
-    return list(new.values()), read_until, sorted({one.key for one in transitions_of(near)})
+    new = {one.key: one for one in transitions_of(fresh)}
+    return list(new.values()), read_until, sorted(near.unique().to_pylist())
 
 
 def _is_kept_rule(monitor: Monitor, pattern: str) -> bool:

@@ -503,6 +503,10 @@ _OF_VIEWS: dict[str, tuple[Column, ...]] = {
         Column("samples_7d", "count", "", "hourly returns in 7 days"),
         Column("expected_7d", "count", "", "168"),
     ),
+    "volatility_24h": (
+        Column("samples", "count", "", "hourly returns in 24 h"),
+        Column("expected", "count", "", "24"),
+    ),
     "volume_1m": (
         Column("at", "time", "UTC", "the end of the minute"),
         Column("volume", "number", "base", "traded in the minute"),

@@ -488,7 +488,7 @@ def test_no_view_doubles_its_key(keep):
     found = metrics.check_views(keep("ticks", rows))
     assert found["doubled"].eq(0).all() and list(found.index) == list(sql.views())
     # an hour is too short for these
-    assert found.index[found["rows"] == 0].isin(["spikes", "gaps", "volatility"]).all()
+    assert found.index[found["rows"] == 0].isin(["spikes", "gaps", "volatility", "volatility_24h"]).all()
 
 
 def test_of_no_data_every_question_has_an_empty_answer(local):

@@ -9,6 +9,7 @@ from cryptomon_lib.notices import (
     Transition,
     due_at,
     is_quiet,
+    keys_of,
     notice_id,
     notices_of,
     quiet_until,
@@ -257,3 +258,14 @@ def test_rows_of_the_table_become_transitions_without_those_that_nobody_is_told_
     assert [one.state for one in found] == ["firing", "resolved", "no_data", "data"]
     assert [one.is_over for one in found] == [False, True, False, True]
     assert found[0].market_names == ("kraken:kraken:XBT/USD", "kraken:BTC-USD", "BTC-USD", "XBT/USD")
+
+
+def test_rows_have_the_keys_of_their_transitions_to_the_second(table_of):
+    common = {"rule": "r", "market_id": "kraken:kraken:XBT/USD", "severity": "info", "started_at": NOON}
+    times = [at(0), at(1) + timedelta(microseconds=999_999), at(60 * 24 * 200)]
+    rows = table_of(
+        "alerts",
+        [common | {"alert_id": f"{n}", "state": "firing", "at": when} for n, when in enumerate(times)],
+    )
+
+    assert keys_of(rows).to_pylist() == [one.key for one in transitions_of(rows)]

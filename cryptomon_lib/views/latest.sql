@@ -82,7 +82,7 @@ final as (
         returns.return_1h_pct,
         returns.return_24h_pct,
         returns.return_7d_pct,
-        volatility.volatility_24h_pct,
+        volatility_24h.volatility_24h_pct,
         moving.moving_average_1h,
         moving.moving_average_24h,
         moving.moving_average_7d,
@@ -99,7 +99,7 @@ final as (
     left join priced on newest_ticks.market_id = priced.market_id
     left join traded on newest_ticks.market_id = traded.market_id
     left join returns on newest_ticks.market_id = returns.market_id
-    left join volatility on newest_ticks.market_id = volatility.market_id
+    left join volatility_24h on newest_ticks.market_id = volatility_24h.market_id
     left join moving on newest_ticks.market_id = moving.market_id
     left join ranked on newest_ticks.market_id = ranked.market_id
 )

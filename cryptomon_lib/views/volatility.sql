@@ -2,9 +2,8 @@
 -- grain: market_id
 -- units: percent a day: the deviation of logarithmic returns from close to close of an hour, times the root of 24
 -- lookback: 8 d
--- why: comparable between all markets, and between a day and a week. Over closed hours; an hour's close is its last
---      price, if the hour has 45 of its 60 samples, and a return stands only between hours that follow each other: none
---      spans a hole. Null with fewer than 12 of 24 returns, 84 of 168.
+-- why: a day as volatility_24h has it, and a week in the same way: null with fewer than 84 of 168 returns. What is asked
+--      for each minute is of the day, and need not read the week.
 with closes as (
     select
         market_id,
@@ -19,42 +18,29 @@ with closes as (
         and "last" > 0e0
 ),
 
-moved as (
+deviating as (
     select
         later.market_id,
-        later.hour_at,
-        ln(later.price / nullif(earlier.price, 0e0)) as log_return,
-        case
-            when later.hour_at >= date_trunc('hour', cast(current_timestamp at time zone 'UTC' as timestamp(3))) - interval '24' hour
-                then ln(later.price / nullif(earlier.price, 0e0))
-        end as log_return_24h
+        stddev_samp(ln(later.price / nullif(earlier.price, 0e0))) as deviation_7d,
+        count(*) as samples_7d
     from closes as later
     inner join closes as earlier
         on later.market_id = earlier.market_id
         and later.hour_at = earlier.hour_at + interval '1' hour
-),
-
-deviating as (
-    select
-        market_id,
-        stddev_samp(log_return_24h) as deviation_24h,
-        stddev_samp(log_return) as deviation_7d,
-        count(log_return_24h) as samples,
-        count(log_return) as samples_7d
-    from moved
-    group by market_id
+    group by later.market_id
 ),
 
 final as (
     select
-        market_id,
-        case when samples >= 12 then 1e2 * sqrt(24e0) * deviation_24h end as volatility_24h_pct,
-        case when samples_7d >= 84 then 1e2 * sqrt(24e0) * deviation_7d end as volatility_7d_pct,
-        samples,
+        deviating.market_id,
+        volatility_24h.volatility_24h_pct,
+        case when deviating.samples_7d >= 84 then 1e2 * sqrt(24e0) * deviating.deviation_7d end as volatility_7d_pct,
+        coalesce(volatility_24h.samples, 0) as samples,
         24 as expected,
-        samples_7d,
+        deviating.samples_7d,
         168 as expected_7d
     from deviating
+    left join volatility_24h on deviating.market_id = volatility_24h.market_id
 )
 
 select
