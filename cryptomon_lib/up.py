@@ -73,11 +73,12 @@ def up(environment: str, hours: int = 24, minutes: int | None = None, console: C
 
 
 class _Lines(Console):
-    """Writes log lines in place of what is for a terminal; bars are left out."""
+    """Writes log lines in place of what is for a terminal; a bar's drawing is no text, and left out."""
 
     def print(self, *said: Any, **how: Any) -> None:
         for one in said:
-            logs.tell(Text.from_markup(one).plain)
+            if isinstance(one, str):
+                logs.tell(Text.from_markup(one).plain)
 
 
 def fill(monitor: Monitor, hours: int, console: Console) -> None:

@@ -1,5 +1,6 @@
 """The whole monitor as `make run` starts it: from the command to data, dashboard and ticks, and to its end."""
 
+import json
 import os
 import re
 import signal
@@ -35,7 +36,8 @@ class Up:
             start_new_session=True,
         )
         self.said = ""
-        threading.Thread(target=self._listen, daemon=True).start()
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
 
     def _listen(self) -> None:
         for line in self.process.stdout:
@@ -102,12 +104,18 @@ def test_a_taken_port_is_told_and_another_one_is_used(up):
     with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
         taken = [one.getsockname()[1] for one in (first, second)]
         hosts = {name: f"http://127.0.0.1:{taken[0]}/{name}" for name in ("kraken", "coinbase", "binance")}
-        monitor = up(CRYPTOMON_HOSTS=str(hosts), CRYPTOMON_DASHBOARD__PORT=str(taken[1]))
+        # as programs read it
+        monitor = up(
+            CRYPTOMON_HOSTS=str(hosts), CRYPTOMON_DASHBOARD__PORT=str(taken[1]), CRYPTOMON_LOG_FORMAT="json"
+        )
         monitor.wait_for("Ready after")
 
     assert f"Port {taken[0]} is taken" in monitor.said and f"Port {taken[1]} is taken" in monitor.said
     monitor.process.send_signal(signal.SIGTERM)
     assert monitor.process.wait(90) == 0
+    monitor.listener.join(30)
+    said = [json.loads(line) for line in monitor.said.splitlines()]
+    assert said[-1]["message"] == "Ended: nothing is left running." and all(one["logger"] for one in said)
 
 
 def _alive(pid: int) -> bool:
