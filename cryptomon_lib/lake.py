@@ -70,12 +70,13 @@ _CHECKPOINT = "delta.checkpointInterval"
 _CONFIGURATION = {
     "delta.setTransactionRetentionDuration": "interval 30 days",
     "delta.logRetentionDuration": "interval 2 days",
-    _CHECKPOINT: "60",
+    # whoever opens a table on S3, or looks for an id in it, asks for each entry since: on average half of these
+    _CHECKPOINT: "10",
     "delta.deletedFileRetentionDuration": "interval 6 hours",
 }
 _OF_PAYLOADS = {"delta.setTransactionRetentionDuration": f"interval {IDS_KEPT // timedelta(hours=1)} hours"}
 # nobody asks what these were: their log is only as long as a reader may be slow
-_REPLACED = {"delta.logRetentionDuration": "interval 2 hours", _CHECKPOINT: "20"}
+_REPLACED = {"delta.logRetentionDuration": "interval 2 hours"}
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,11 @@ class Lake:
             return None
         except (DeltaError, OSError) as error:
             raise _storage_error("open", self.uri(name), error) from error
+
+    def version(self, name: str) -> int:
+        """Which commit the table is at; -1 where nothing was written yet."""
+        with self._kept(name) as kept:
+            return kept.table.version() if kept.table else -1
 
     def columns(self, name: str) -> list[str]:
         """The columns that the table has; made without rows where it is not there yet, for who cannot read what is not."""

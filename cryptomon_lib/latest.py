@@ -44,10 +44,7 @@ def keep_latest(engine: Engine) -> Kept:
     """
     if engine.monitor.settings.engine == "duckdb":
         # looked at before the view is computed: who writes meanwhile makes it another version
-        tables = {name: engine.monitor.lake.open(name) for name in ("ticks", "candles")}
-        versions = {
-            version_mark(name): -1 if table is None else table.version() for name, table in tables.items()
-        }
+        versions = {version_mark(name): engine.monitor.lake.version(name) for name in ("ticks", "candles")}
         _keep(engine, sql.NOW_1H, versions)
     return _keep(engine, LATEST, {})
 

@@ -26,6 +26,8 @@ from cryptomon_lib.errors import StorageError
 log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[^/\x00-\x1f\\][^\x00-\x1f\\]*")
+# what of an object's description changes when another takes its place
+_IDENTITY = ("size", "mtime", "ino", "ContentLength", "ETag", "LastModified")
 # what a put leaves behind when its process is killed; never listed
 _UNFINISHED = ".unfinished-"
 # How an S3 is borne with that refuses (503 SlowDown) or does not answer. s3fs waits 0.1 s before the second try, each time
@@ -143,17 +145,29 @@ class Storage:
         with _told("look for", self, key):
             # isfile would take whatever goes wrong, a right that is lacking too, for an object that is not there
             with suppress(FileNotFoundError, NotADirectoryError):
-                return self.fs.info(self.path(key))["type"] == "file"
+                return self._about(key)["type"] == "file"
             return False
 
     def identity(self, key: str) -> tuple[str, ...] | None:
         """What tells this object from another of the same key, at other times; None where there is none."""
         with _told("look for", self, key):
             try:
-                about = self.fs.info(self.path(key))
+                about = self._about(key)
             except FileNotFoundError:
                 return None
-        return tuple(str(about.get(name)) for name in ("size", "mtime", "ino", "ETag", "LastModified"))
+        return tuple(str(about.get(name)) for name in _IDENTITY)
+
+    def _about(self, key: str) -> dict[str, Any]:
+        """What the file system says of an object.
+
+        Raises FileNotFoundError: there is none.
+        """
+        path = self.path(key)
+        if not self.is_s3:
+            return self.fs.info(path)
+        # its own `info` then lists, lest it be a folder: a request that costs twelve times as much
+        bucket, _, name = path.partition("/")
+        return {"type": "file"} | self.fs.call_s3("head_object", Bucket=bucket, Key=name)
 
     def objects(self, prefix: str) -> list[Object]:
         """All objects below `prefix/`, by key."""
@@ -207,7 +221,8 @@ class Storage:
         """Give an object another key. A kill between copy and delete leaves both; moving again mends it."""
         with _told("move", self, source):
             if self.is_s3:
-                self.fs.copy(self.path(source), self.path(target))
+                # `copy` would look first whether either is a folder
+                self.fs.cp_file(self.path(source), self.path(target))
                 self.fs.rm_file(self.path(source))
             else:
                 Path(self.path(target)).parent.mkdir(parents=True, exist_ok=True)

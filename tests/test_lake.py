@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 
 from cryptomon_lib import lake as lake_module
 from cryptomon_lib.errors import CommitConflict, StorageError
@@ -528,3 +529,13 @@ def test_a_process_keeps_no_more_tables_open_than_it_needs(tmp_path, ticks, monk
         Lake(Storage(str(tmp_path / f"{number}"))).append("ticks", [Batch("a", ticks(markets=("A-USD",)))])
 
     assert [uri.split("/")[-3] for uri, _ in lake_module._tables] == ["2", "3", "4"]
+
+
+def test_the_version_of_a_table_is_that_of_its_newest_commit_whoever_made_it(monitor, ticks):
+    assert monitor.lake.version("ticks") == -1
+
+    monitor.lake.append("ticks", [Batch("one", ticks(NOON))])
+    first = monitor.lake.version("ticks")
+    write_deltalake(monitor.lake.open("ticks"), ticks(NOON + MINUTE), mode="append")
+
+    assert monitor.lake.version("ticks") == first + 1 == monitor.lake.open("ticks").version()

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from throttling import ThrottledS3
 
 from cryptomon_lib.errors import StorageError
 from cryptomon_lib.lake import S3_PATIENCE
@@ -316,3 +317,25 @@ def test_the_page_says_how_long_s3_is_borne_with_as_it_is():
     runbook = (Path(__file__).parent.parent / "docs" / "runbook.md").read_text(encoding="utf-8")
     assert f"exit code 3 after {sum(waits):.0f} s of refusals or {silent:.0f} s of silence" in runbook
     assert f"| up to {int(sum(waits[:-1]))} s |" in runbook
+
+
+@pytest.mark.s3
+def test_on_s3_nothing_is_listed_to_know_of_one_object_or_to_move_it(s3):
+    asked = ThrottledS3(s3.endpoint_url)
+    seen = []
+    passed_on = asked._passed_on
+    asked._passed_on = lambda request, body: (
+        seen.append((request.command, request.path)),
+        passed_on(request, body),
+    )[1]
+    storage = Storage(s3.root, asked.address)
+    storage.put("ingest/one", b"1")
+    seen.clear()
+
+    assert storage.exists("ingest/one") and not storage.exists("ingest/none") and not storage.exists("ingest")
+    assert storage.identity("ingest/none") is None and storage.identity("ingest/one")
+    storage.move("ingest/one", "archive/one")
+
+    assert storage.get("archive/one") == b"1" and not storage.exists("ingest/one")
+    assert not [path for command, path in seen if "list-type" in path]
+    asked.close()
