@@ -54,10 +54,11 @@ tour: $(READY)  ## execute the notebooks 0* anew and keep their outputs, which t
 	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False \
 		notebooks/0*.ipynb
 
-docs: $(READY)  ## write the pages that come from code: exchanges, data dictionary, commands
+docs: $(READY)  ## write the pages that come from code: exchanges, data dictionary, commands, the cost sheet
 	$(BIN)/python -m cryptomon_lib.catalogue
 	$(BIN)/python -m cryptomon_lib.dictionary
 	$(BIN)/python -m cryptomon_lib.commands
+	$(BIN)/python -m cryptomon_lib.cost
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks

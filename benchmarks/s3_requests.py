@@ -145,7 +145,7 @@ def kept(monitor: Monitor) -> dict[str, dict[str, float]]:
     """Objects and bytes below each folder of the root, and bytes of the archive's tickers a row of ticks."""
     found: dict[str, Counter] = {}
     for one in monitor.storage.everything():
-        mine = found.setdefault(_what(f"/{BUCKET}/root/{one.key}"), Counter())
+        mine = found.setdefault(_what(f"/{BUCKET}/monitor/{one.key}"), Counter())
         mine["objects"] += 1
         mine["bytes"] += one.size
     archive = [one.size for one in monitor.storage.objects("archive") if "candle" not in one.key.lower()]

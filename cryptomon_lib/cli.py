@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cryptomon_lib import cli_aws, cli_backup, cli_operations, cli_schedule, config, logs
+from cryptomon_lib import cli_aws, cli_backup, cli_cost, cli_operations, cli_schedule, config, logs
 from cryptomon_lib.cli_options import Environment, Flags, choose, pairs, print_table
 from cryptomon_lib.errors import ConfigError, CryptomonError, NotifyError, ParameterError
 
@@ -31,6 +31,7 @@ app.add_typer(rules_app, name="rules")
 cli_aws.add_to(app)
 cli_operations.add_to(app)
 cli_backup.add_to(app)
+cli_cost.add_to(app)
 
 # typer has a click of its own, or in earlier versions that of the package; this is what either says of a wrong call
 _Refused = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

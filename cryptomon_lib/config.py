@@ -414,6 +414,18 @@ def _params(name: str) -> dict:
     return values
 
 
+def checked(values: Mapping, kind: type, where: str) -> Any:
+    """The values of another params file as a section.
+
+    Raises ConfigError: names the file, the key, and the nearest known key.
+    """
+    _check_keys(values, kind, where)
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}.") from error
+
+
 class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML that refuses a key given twice, of which the plain loader silently keeps the last."""
 

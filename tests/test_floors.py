@@ -69,6 +69,8 @@ FLOORS = {
     "alerts": 7,
     "backup": 9,
     "cli_backup": 12,
+    "cost": 2,
+    "cli_cost": 12,
     "rule_tests": 7,
     "backtest": 8,
     "charts": 6,
