@@ -30,7 +30,7 @@ HOURS = {"1h": 1, "24h": 24, "7d": 168}
 # as in the views: with fewer samples than half of a window's there is no average
 _SAMPLES_MIN_H = 30
 # so much is read at a time; an hour before it is read again
-CHUNK = timedelta(hours=6)
+CHUNK = timedelta(hours=8)
 CELLS_MAX = 8_000_000
 
 

@@ -344,7 +344,8 @@ def test_an_interrupted_query_is_not_left_running(place, monkeypatch):
     monkeypatch.setattr(backend._open(), "cursor", cursor)
     with pytest.raises(KeyboardInterrupt):
         backend.do(
-            "select count(*) from unnest(sequence(1, 10000)) as a (x), unnest(sequence(1, 10000)) as b (y)"
+            "select count(*) from unnest(sequence(1, 10000)) as a (x), unnest(sequence(1, 10000)) as b (y), "
+            "unnest(sequence(1, 100)) as c (z)"
         )
     (state,) = here.backend.do(
         "select state, error_code from system.runtime.queries where query_id = ?", [cursors[0].query_id]

@@ -2,19 +2,23 @@
 -- grain: source
 -- units: age_s and candle_age_s in seconds; a candle is as old as its end
 -- lookback: 26 h
--- why: a number is to be believed only as far as its age is known. A source without candles has null there. Which
---      sources there are, closed hours say; only one that is silent for 10 minutes is looked for in the whole day.
-with stored as (
-    select source
+-- why: a number is to be believed only as far as its age is known. A source without candles has null there. Closed
+--      hours tell their last tick of each market (ticks_1h); read are only the ticks that are not rolled up yet.
+with told as (
+    select
+        source,
+        collected_at
     from ticks_1h
     where
         day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '25' hour) as varchar)
         and hour_at >= date_trunc('hour', cast(current_timestamp at time zone 'UTC' as timestamp(3))) - interval '24' hour
         and hour_at < date_trunc('hour', cast(current_timestamp at time zone 'UTC' as timestamp(3)))
 
-    union
+    union all
 
-    select source
+    select
+        source,
+        collected_at
     from ticks
     where
         day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour) as varchar)
@@ -23,43 +27,13 @@ with stored as (
         and collected_at <= cast(current_timestamp at time zone 'UTC' as timestamp(3))
 ),
 
-ticking as (
-    select
-        source,
-        max(collected_at) as collected_at
-    from ticks
-    where
-        day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '10' minute) as varchar)
-        and collected_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '10' minute
-        and collected_at <= cast(current_timestamp at time zone 'UTC' as timestamp(3))
-    group by source
-),
-
-silent as (
-    select stored.source
-    from stored
-    left join ticking on stored.source = ticking.source
-    where ticking.source is null
-),
-
 ticked as (
     select
         source,
-        collected_at
-    from ticking
-
-    union all
-
-    select
-        ticks.source,
-        max(ticks.collected_at) as collected_at
-    from silent
-    inner join ticks on silent.source = ticks.source
-    where
-        ticks.day >= cast(date(cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour) as varchar)
-        and ticks.collected_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour
-        and ticks.collected_at <= cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '10' minute
-    group by ticks.source
+        max(collected_at) as collected_at
+    from told
+    where collected_at > cast(current_timestamp at time zone 'UTC' as timestamp(3)) - interval '24' hour
+    group by source
 ),
 
 candled as (
