@@ -9,6 +9,7 @@ Run: python benchmarks/alerts.py [tick|backtest] [days]; the generated tables ar
 """
 
 import gc
+import os
 import shutil
 import statistics
 import sys
@@ -167,6 +168,8 @@ def history(days: int) -> None:
             f"{rows:,} ticks of {days} days generated, {size:.2f} GiB, {time.perf_counter() - began:.0f} s",
             flush=True,
         )
+        # what is still to be written of it is none of the question's
+        os.sync()
         rule = read_rule(
             "price_3x", {"measure": "price", "times": 3, "recover": 2, "cool_down": "1h", "rearm": 2}
         )

@@ -8,11 +8,12 @@ are added up once an hour. Nothing is subtracted, so one absurd value spoils onl
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -313,19 +314,19 @@ def _of_chunk(
     if not len(times):
         return
     # a source polls all of its markets at once: together they are a full matrix, sources among each other are not
-    for group in _groups(market_ids, len(times)):
+    for group in _groups(tuple(market_ids.tolist()), len(times)):
         new = np.full(len(market_ids), -1, np.int32)
         new[group] = np.arange(len(group), dtype=np.int32)
         own = new[codes]
-        here, values = places, value
+        here, values, used = places, value, slice(None)
         if len(group) < len(market_ids):
             mine = np.flatnonzero(own >= 0)
             own, here, values = own[mine], places[mine], value[mine]
-        used = np.zeros(len(times), bool)
-        used[here] = True
-        row = np.cumsum(used, dtype=np.int64) - 1
-        matrix = np.full((int(used.sum()), len(group)), np.nan)
-        matrix.ravel()[row[here] * len(group) + own] = values
+            used = np.zeros(len(times), bool)
+            used[here] = True
+            here = (np.cumsum(used) - 1)[here]
+        matrix = np.full((len(times[used]), len(group)), np.nan)
+        matrix.ravel()[here * len(group) + own] = values
         yield from averaged(measure, market_ids[group], times[used], matrix, after, until, window, known)
 
 
@@ -399,15 +400,17 @@ def _factorised(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return times[order], rank[found.indices.to_numpy()]
 
 
-def _groups(market_ids: np.ndarray, times: int) -> Iterator[np.ndarray]:
+@lru_cache(8)
+def _groups(market_ids: tuple[str, ...], times: int) -> tuple[np.ndarray, ...]:
     """Markets by source, few enough that a matrix of them is bounded."""
-    sources = np.array([name.partition(":")[0] for name in market_ids], object)
+    sources, found = defaultdict(list), []
+    for place in sorted(range(len(market_ids)), key=market_ids.__getitem__):
+        sources[market_ids[place].partition(":")[0]].append(place)
     most = max(1, CELLS_MAX // max(times, 1))
-    for source in sorted(set(sources)):
-        group = np.flatnonzero(sources == source)
-        group = group[np.argsort(market_ids[group])]
-        for start in range(0, len(group), most):
-            yield group[start : start + most]
+    for source in sorted(sources):
+        group = np.array(sources[source], np.int64)
+        found += [group[start : start + most] for start in range(0, len(group), most)]
+    return tuple(found)
 
 
 def _ms(moment: datetime) -> int:
