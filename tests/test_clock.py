@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from clocks import NOON, FakeClock
 
 from cryptomon_lib import collect, sampling
 from cryptomon_lib.clock import floor_to, wait_for_slot
@@ -25,7 +26,6 @@ from cryptomon_lib.runs import load_runs
 from cryptomon_lib.simulator import Simulator
 
 PROJECT = Path(__file__).parent.parent
-NOON = datetime(2026, 7, 27, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 # Debian's, for whatever machine
 LIBRARY = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
@@ -45,30 +45,6 @@ def sleep(seconds):
 
 time.sleep = sleep
 """
-
-
-class FakeClock:
-    """Both clocks go with every sleep; `steps` sets the wall clock at a moment of the other one."""
-
-    def __init__(self, now=NOON, steps=()):
-        self._now, self._passed, self._steps, self.slept = now, 0.0, sorted(steps), []
-
-    def now(self):
-        return self._now
-
-    def monotonic(self):
-        return self._passed
-
-    def sleep(self, seconds):
-        self.slept.append(seconds)
-        self.work(seconds)
-
-    def work(self, seconds):
-        """Time that a poll takes."""
-        self._passed += seconds
-        self._now += timedelta(seconds=seconds)
-        while self._steps and self._steps[0][0] <= self._passed:
-            self._now += self._steps.pop(0)[1]
 
 
 def slots(clock, count, every_s=60, took_s=2.0):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from clocks import NOON, FakeClock
 
 from cryptomon_lib.config import load_settings
 from cryptomon_lib.errors import AlreadyRunning, ConfigError
@@ -18,7 +19,6 @@ from cryptomon_lib.resident import Due, Lane, Runner, Timetable, Upgraded, end_o
 from cryptomon_lib.runs import load_runs
 from cryptomon_lib.schedule import Job
 
-NOON = datetime(2026, 7, 27, 12, tzinfo=UTC)
 TICK = Job(notebooks=("10_collect",), cron="* * * * *", catch_up="none")
 COMPACT = Job(notebooks=("50_compact",), cron="5 * * * *", timeout_s=1800)
 LONG = Job(notebooks=("50_compact",), cron="5 * * * *", timeout_s=7200)
@@ -29,31 +29,6 @@ PROJECT = Path(__file__).parent.parent
 def at(text, day=27):
     """A moment of the day of NOON."""
     return datetime.fromisoformat(f"2026-07-{day} {text}").replace(tzinfo=UTC)
-
-
-class FakeClock:
-    """Both clocks go with every sleep; `jumps` sets the wall clock at a moment of the other one."""
-
-    def __init__(self, now=NOON, jumps=()):
-        self._now, self._passed, self.slept = now, 0.0, []
-        self._jumps = sorted(jumps)
-
-    def now(self):
-        return self._now
-
-    def monotonic(self):
-        return self._passed
-
-    def sleep(self, seconds):
-        self.slept.append(seconds)
-        self.work(seconds)
-
-    def work(self, seconds):
-        """Time that a job takes."""
-        self._passed += seconds
-        self._now += timedelta(seconds=seconds)
-        while self._jumps and self._jumps[0][0] <= self._passed:
-            self._now += self._jumps.pop(0)[1]
 
 
 class FakeProcess:
@@ -151,7 +126,7 @@ def test_minutes_that_pass_while_a_tick_takes_too_long_are_missed_told_and_count
 
 
 def test_a_clock_that_is_set_forward_brings_one_run_a_job_and_tells_what_was_missed():
-    clock = FakeClock(NOON, jumps=[(90, timedelta(hours=3))])
+    clock = FakeClock(NOON, steps=[(90, timedelta(hours=3))])
     world = World({"tick": TICK, "compact": COMPACT}, clock).follow(minutes=4)
 
     # 12:00 12:01, then 15:01:30: at once, and on with the minutes
@@ -164,7 +139,7 @@ def test_a_clock_that_is_set_forward_brings_one_run_a_job_and_tells_what_was_mis
 
 
 def test_a_clock_that_is_set_back_two_hours_neither_stops_ticks_nor_repeats_what_comes_once_an_hour():
-    clock = FakeClock(at("12:04"), jumps=[(150, timedelta(hours=-2))])
+    clock = FakeClock(at("12:04"), steps=[(150, timedelta(hours=-2))])
     world = World({"tick": TICK, "compact": COMPACT}, clock).follow(minutes=125)
 
     # 12:04 12:05 12:06, then 10:06:30 by the new clock: on with 10:07
@@ -178,14 +153,14 @@ def test_a_clock_that_is_set_back_two_hours_neither_stops_ticks_nor_repeats_what
 
 def test_a_clock_that_is_set_back_a_little_repeats_no_minute():
     # at 12:02:01 it is 12:00:31 again
-    clock = FakeClock(NOON, jumps=[(121, timedelta(seconds=-90))])
+    clock = FakeClock(NOON, steps=[(121, timedelta(seconds=-90))])
     world = World({"tick": TICK}, clock).follow(minutes=7)
 
     assert world.times("tick") == ["12:00", "12:01", "12:02", "12:03", "12:04", "12:05"]
 
 
 def test_a_clock_that_is_set_back_by_days_is_believed():
-    clock = FakeClock(at("12:04"), jumps=[(150, timedelta(days=-2))])
+    clock = FakeClock(at("12:04"), steps=[(150, timedelta(days=-2))])
     world = World({"compact": COMPACT}, clock).follow(minutes=125)
 
     assert [moment.day for _, moment in world.ran] == [27, 25, 25]
