@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit notebooks notebooks-on test-trino format tour docs lab dashboard simulate screenshots bench soak day cron lock clean
+.PHONY: help run test lint unit notebooks notebooks-on test-trino test-clock format tour docs lab dashboard simulate screenshots bench soak day cron lock clean
 
 help:  ## list the targets
 	@echo "make TARGET [PARAMS=local|live|dev|staging|prod]"
@@ -45,6 +45,10 @@ notebooks-on: $(READY)  ## run the jobs' notebooks as tests on an environment: P
 # about 1 GB, fetched once; 2 GB of memory; says what is missing where there is no Java or no Maven
 test-trino: $(READY)  ## compare every view on a real Trino with DuckDB
 	$(BIN)/python -m pytest -q -m trino --timeout 1200 tests/test_trino.py
+
+# Debian's package faketime; real minutes pass, so nothing else should take the machine's time
+test-clock: $(READY)  ## set the clock of a running runner and of a sampled job, four minutes
+	$(BIN)/python -m pytest -q -m clock --timeout 600 tests/test_clock.py
 
 format: $(READY)  ## format code and strip notebooks
 	$(BIN)/ruff check --fix .

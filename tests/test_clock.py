@@ -243,6 +243,7 @@ def ticked(monitor, stored):
 
 
 @with_faketime
+@pytest.mark.clock
 @pytest.mark.notebook
 @pytest.mark.timeout(600)
 def test_a_runner_whose_clock_is_set_forward_and_back_loses_and_doubles_nothing(project, stored):
@@ -285,6 +286,7 @@ def test_a_runner_whose_clock_is_set_forward_and_back_loses_and_doubles_nothing(
 
 
 @with_faketime
+@pytest.mark.clock
 @pytest.mark.notebook
 @pytest.mark.timeout(600)
 def test_a_sampled_job_whose_clock_is_set_forward_and_back_goes_on_at_the_next_slot(project, stored):

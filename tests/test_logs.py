@@ -224,7 +224,7 @@ def test_an_error_of_a_command_is_one_line_with_its_exit_code():
     [
         ([], "Missing command. Try: cryptomon --help", "NoArgsIsHelpError"),
         (["schedule"], "Missing command. Try: cryptomon schedule --help", "NoArgsIsHelpError"),
-        (["colect"], "No such command 'colect'. Try: cryptomon --help", "UsageError"),
+        (["colect"], "No such command 'colect'.", "UsageError"),
         (["run"], "Missing argument 'job'. Try: cryptomon run --help", "MissingParameter"),
         (["run", "tick", "--fast"], "No such option: --fast", "NoSuchOption"),
         (["backup", "x", "--keep", "0"], "Invalid value for '--keep'", "BadParameter"),
