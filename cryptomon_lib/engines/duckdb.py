@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from cryptomon_lib import bounds, sql
 from cryptomon_lib.engines import Answer, plain_types
@@ -115,7 +116,7 @@ class Backend:
     ) -> list[tuple[str, str]]:
         """For each place where a query reads a table: the table, and the rows that are read there, as DuckDB's select."""
         seen, known, places = self._places(text, values, now)
-        return [(place.table, _read(seen[place.table], place.demand, known)) for place in places]
+        return [(place.table, _rows(seen[place.table], place.demand, known)) for place in places]
 
     def _places(self, text: str, values: Mapping[str, Any] | None, now: datetime | None):
         prepared, shared = _prepare(text, sql.views()), _shared(self.monitor)
@@ -141,8 +142,9 @@ class Backend:
         rowless: set[int] = set()
         for number, node in enumerate(nodes):
             if isinstance(node, bounds.Read):
-                texts[number] = f"({_read(seen[node.table], node.demand, known)})"
-                if not any(seen[node.table].needed(node.demand, known)):
+                needed = seen[node.table].needed(node.demand, known)
+                texts[number] = f"({_read(seen[node.table], needed, node.demand, known)})"
+                if not any(needed):
                     rowless.add(number)
                 continue
             if node.view and (told := _told(prepared.known[node.view], known)):
@@ -211,7 +213,7 @@ def connect(
     for number, node in enumerate(plan.nodes):
         if isinstance(node, bounds.Read):
             called.append(f'parts."{node.table} {number}"')
-            text = _read(seen[node.table], node.demand, values)
+            text = _rows(seen[node.table], node.demand, values)
         else:
             called.append(f'main."{node.view}"')
             text = _filled(_pieces(known[node.view], frozenset()), [called[read] for read in node.reads])
@@ -359,10 +361,14 @@ def _told(view: sql.View, known: Mapping[str, Any]) -> str | None:
     return f"(select timestamp '{value}' as {names[0]})" if isinstance(value, datetime) else None
 
 
-def _read(seen: Snapshot, demand: bounds.Demand, known: Mapping[str, Any]) -> str:
+def _rows(seen: Snapshot, demand: bounds.Demand, known: Mapping[str, Any]) -> str:
     """A table's rows out of the files that can hold needed ones."""
+    return _read(seen, seen.needed(demand, known), demand, known)
+
+
+def _read(seen: Snapshot, needed: np.ndarray, demand: bounds.Demand, known: Mapping[str, Any]) -> str:
+    """A table's rows out of those of its files."""
     columns = TABLES[seen.name].columns
-    needed = seen.needed(demand, known)
     paths = seen.paths[needed]
     if not len(paths):
         return _nothing(columns, _TYPES)
