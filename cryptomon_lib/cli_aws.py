@@ -8,11 +8,8 @@ from typing import Annotated
 import typer
 
 from cryptomon_lib import config, logs
+from cryptomon_lib.cli_options import Environment
 from cryptomon_lib.errors import ConfigError
-
-Environment = Annotated[
-    str, typer.Option("--environment", "-e", help="A file of params/, without its ending.")
-]
 
 
 def add_to(app: typer.Typer) -> None:

@@ -5,11 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cryptomon_lib.cli_options import Flags, choose, print_table
-
-Environment = Annotated[
-    str, typer.Option("--environment", "-e", help="A file of params/, without its ending.")
-]
+from cryptomon_lib.cli_options import Environment, Flags, choose, print_table
 
 
 def add_to(app: typer.Typer) -> None:
